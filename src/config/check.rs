@@ -1,0 +1,365 @@
+//! From what was written to what is meant. All rules across fields stand here; each message names
+//! the fix, and all problems are reported at once.
+
+use super::problem::{Invalid, Problem, suggestion};
+use super::{Alertmanager, Alerts, Config, Listener, Otlp, Route, wire};
+use crate::engine::{BookLimits, Thresholds};
+use crate::owner::{OwnerRule, Owners, Pattern};
+use crate::route::{ModelGroups, OwnerId, OwnerKind, RouteName, Surface, UNNAMED};
+use http::Uri;
+use secrecy::SecretString;
+use serde_saphyr::Spanned;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+const HOP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8429);
+const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9429);
+const ANTHROPIC: &str = "https://api.anthropic.com";
+/// An OpenTelemetry instrument keeps at most 2,000 sets of attributes.
+const MAX_ROWS: usize = 1_900;
+/// Longest URL that goes into an alert.
+const MAX_URL: usize = 1_024;
+/// Labels that an alert sets itself.
+const OWN_LABELS: [&str; 8] = ["alertname", "severity", "limiter", "window", "scope", "model", "region", "owner"];
+
+type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+struct Checker<'a> {
+    problems: Vec<Problem>,
+    env: Env<'a>,
+}
+
+pub(super) fn check(file: wire::File, env: Env<'_>) -> Result<Config, Invalid> {
+    let mut checker = Checker { problems: Vec::new(), env };
+    let config = checker.config(file);
+    // In the order of the file, which is the order in which a person mends it.
+    checker.problems.sort_by_key(|problem| problem.at.unwrap_or_default());
+    if checker.problems.is_empty() { Ok(config) } else { Err(Invalid(checker.problems)) }
+}
+
+impl Checker<'_> {
+    fn problem<T>(&mut self, value: &Spanned<T>, path: &str, message: impl Into<String>) {
+        self.problems.push(Problem::at(value, path, message));
+    }
+
+    fn config(&mut self, file: wire::File) -> Config {
+        let external_url = file.external_url.and_then(|url| self.url(&url, "external_url", &["http", "https"]));
+        let metrics = file.metrics.bind.and_then(|bind| self.bind(&bind, "metrics.bind")).unwrap_or(METRICS);
+        let thresholds = self.thresholds(&file.alerts);
+        let alerts = self.alerts(file.alerts);
+        let credentials = self.credentials(file.credentials);
+        let fingerprint_key = file.fingerprint_key.and_then(|key| self.secret(&key, "fingerprint_key"));
+        let rows = |checker: &mut Self, value: Option<Spanned<usize>>, path: &str, default: usize| match value {
+            Some(rows) if rows.value == 0 || rows.value > MAX_ROWS => {
+                checker.problem(&rows, path, format!("{} is out of range; use 1 to {MAX_ROWS}", rows.value));
+                default
+            }
+            Some(rows) => rows.value,
+            None => default,
+        };
+        let defaults = BookLimits::default();
+        Config {
+            external_url: external_url.map(|uri| uri.to_string().trim_end_matches('/').to_owned()),
+            owners: Arc::new(self.owners(file.owners)),
+            listeners: self.listeners(file.listeners),
+            credentials,
+            fingerprint_key,
+            model_groups: ModelGroups::new(file.model_groups.into_iter().collect()),
+            thresholds,
+            alerts,
+            metrics,
+            otlp: self.otlp(file.otlp),
+            book: BookLimits { buckets: rows(self, file.limits.buckets, "limits.buckets", defaults.buckets), ..defaults },
+            max_totals: rows(self, file.limits.totals, "limits.totals", 1_000),
+        }
+    }
+
+    fn listeners(&mut self, listeners: Option<Vec<wire::Listener>>) -> Vec<Listener> {
+        let Some(listeners) = listeners else { return vec![default_listener()] };
+        let (mut names, mut binds) = (BTreeSet::new(), BTreeSet::new());
+        let mut checked = Vec::new();
+        for (l, listener) in listeners.into_iter().enumerate() {
+            let path = format!("listeners[{l}]");
+            let bind = self.bind(&listener.bind, &format!("{path}.bind"));
+            if let Some(bind) = bind.filter(|b| b.port() != 0 && !binds.insert(*b)) {
+                self.problem(&listener.bind, &format!("{path}.bind"), format!("{bind} is taken by another listener; give each its own port"));
+            }
+            if listener.routes.is_empty() {
+                self.problem(&listener.bind, &format!("{path}.routes"), "no routes; add at least one with `name` and `upstream`");
+            }
+            let mut routes: Vec<Route> = Vec::new();
+            for (r, route) in listener.routes.into_iter().enumerate() {
+                let path = format!("{path}.routes[{r}]");
+                if !names.insert(route.name.value.clone()) {
+                    self.problem(&route.name, &format!("{path}.name"), format!("`{}` names another route already; names are labels, so make each unique", route.name.value));
+                }
+                let name = route.name.clone();
+                let Some(route) = self.route(route, &path) else { continue };
+                if routes.iter().any(|other| other.prefix == route.prefix) {
+                    self.problem(&name, &format!("{path}.prefix"), format!("another route of this listener has the prefix `{}/` already", route.prefix));
+                }
+                routes.push(route);
+            }
+            routes.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
+            checked.extend(bind.map(|bind| Listener { bind, routes }));
+        }
+        checked
+    }
+
+    fn route(&mut self, route: wire::Route, path: &str) -> Option<Route> {
+        self.label_value(&route.name, &format!("{path}.name"));
+        let prefix = match &route.prefix {
+            Some(prefix) if !prefix.value.starts_with('/') => {
+                self.problem(prefix, &format!("{path}.prefix"), format!("`{}` does not start with `/`", prefix.value));
+                String::new()
+            }
+            Some(prefix) => prefix.value.trim_end_matches('/').to_owned(),
+            None => String::new(),
+        };
+        let surface = route.surface.as_ref().and_then(|surface| {
+            let known = Surface::ALL.map(Surface::as_str);
+            self.word(surface, &format!("{path}.surface"), "surface", &known)
+                .and_then(|word| Surface::ALL.into_iter().find(|s| s.as_str() == word))
+        });
+        let ca_file = self.file(route.ca_file, &format!("{path}.ca_file"));
+        let upstream = self.url(&route.upstream, &format!("{path}.upstream"), &["http", "https"])?;
+        Some(Route {
+            name: RouteName::new(&route.name.value),
+            prefix,
+            strip_prefix: route.strip_prefix,
+            upstream,
+            surface,
+            region: route.region.map(Into::into),
+            ca_file,
+        })
+    }
+
+    fn owners(&mut self, owners: Vec<wire::Owner>) -> Owners {
+        let mut rules = Vec::new();
+        for (o, owner) in owners.into_iter().enumerate() {
+            let path = format!("owners[{o}]");
+            self.label_value(&owner.name, &format!("{path}.name"));
+            if owner.name.value == UNNAMED {
+                self.problem(&owner.name, &format!("{path}.name"), format!("`{UNNAMED}` stands for owners nobody configured; choose another name"));
+            }
+            let known = OwnerKind::ALL.map(OwnerKind::as_str);
+            let mut kinds = Vec::new();
+            for (k, kind) in owner.kinds.iter().enumerate() {
+                let word = self.word(kind, &format!("{path}.kinds[{k}]"), "owner kind", &known);
+                kinds.extend(word.and_then(|w| OwnerKind::ALL.into_iter().find(|kind| kind.as_str() == w)));
+            }
+            let patterns = |list: Vec<String>| list.iter().map(|p| Pattern::new(p)).collect();
+            rules.push(OwnerRule {
+                id: OwnerId::new(&owner.name.value),
+                kinds,
+                organizations: patterns(owner.r#match.organizations),
+                workspaces: patterns(owner.r#match.workspaces),
+                routes: patterns(owner.r#match.routes),
+                runbook_url: self.link(owner.runbook_url, &format!("{path}.runbook_url")),
+                dashboard_url: self.link(owner.dashboard_url, &format!("{path}.dashboard_url")),
+                contact: owner.contact,
+            });
+        }
+        Owners::new(rules)
+    }
+
+    fn credentials(&mut self, credentials: Vec<wire::Credential>) -> Vec<(Arc<str>, SecretString)> {
+        let mut checked = Vec::new();
+        for (c, credential) in credentials.into_iter().enumerate() {
+            let path = format!("credentials[{c}]");
+            self.label_value(&credential.alias, &format!("{path}.alias"));
+            let secret = self.secret(&credential.secret, &format!("{path}.secret"));
+            checked.extend(secret.map(|secret| (credential.alias.value.as_str().into(), secret)));
+        }
+        checked
+    }
+
+    fn secret(&mut self, secret: &wire::Secret, path: &str) -> Option<SecretString> {
+        match (&secret.env, &secret.file) {
+            (Some(name), None) => {
+                let value = (self.env)(&name.value).filter(|v| !v.is_empty());
+                if value.is_none() {
+                    self.problem(name, &format!("{path}.env"), format!("the environment variable `{}` is not set", name.value));
+                }
+                value.map(SecretString::from)
+            }
+            (None, Some(file)) => match std::fs::read_to_string(&file.value) {
+                Ok(text) => Some(SecretString::from(text.trim_end_matches(['\r', '\n']).to_owned())),
+                Err(error) => {
+                    self.problem(file, &format!("{path}.file"), format!("cannot read `{}`: {error}", file.value));
+                    None
+                }
+            },
+            (Some(name), Some(_)) => {
+                self.problem(name, path, "`env` and `file` are both given; keep one");
+                None
+            }
+            (None, None) => {
+                let message = "neither `env` nor `file` is given; secrets are read from one of them";
+                self.problems.push(Problem { path: path.to_owned(), at: None, message: message.to_owned() });
+                None
+            }
+        }
+    }
+
+    fn thresholds(&mut self, alerts: &wire::Alerts) -> Thresholds {
+        let defaults = Thresholds::default();
+        let checked = Thresholds {
+            pressure: self.share(&alerts.pressure_utilization, "alerts.pressure_utilization", defaults.pressure),
+            exhausting: self.share(&alerts.exhausting_utilization, "alerts.exhausting_utilization", defaults.exhausting),
+            pressure_horizon: self
+                .secs(&alerts.pressure_horizon_secs, "alerts.pressure_horizon_secs")
+                .unwrap_or(defaults.pressure_horizon),
+            exhausting_horizon: self
+                .secs(&alerts.exhausting_horizon_secs, "alerts.exhausting_horizon_secs")
+                .unwrap_or(defaults.exhausting_horizon),
+            ..defaults
+        };
+        if let Some(value) = alerts.exhausting_utilization.as_ref().filter(|_| checked.exhausting < checked.pressure) {
+            self.problem(value, "alerts.exhausting_utilization", "lies below `pressure_utilization`: the critical alert would come before the warning");
+        }
+        checked
+    }
+
+    fn alerts(&mut self, alerts: wire::Alerts) -> Alerts {
+        let mut alertmanagers = Vec::new();
+        for (a, one) in alerts.alertmanagers.into_iter().enumerate() {
+            let path = format!("alerts.alertmanagers[{a}]");
+            let url = self.url(&one.url, &format!("{path}.url"), &["http", "https"]);
+            let bearer_token = one.bearer_token.and_then(|token| self.secret(&token, &format!("{path}.bearer_token")));
+            let ca_file = self.file(one.ca_file, &format!("{path}.ca_file"));
+            alertmanagers.extend(url.map(|url| Alertmanager {
+                url: url.to_string().trim_end_matches('/').to_owned(),
+                bearer_token,
+                ca_file,
+            }));
+        }
+        let owner_label = match alerts.owner_label {
+            Some(label) if !is_label_name(&label.value) => {
+                self.problem(&label, "alerts.owner_label", format!("`{}` is no label name; use letters, digits and `_`", label.value));
+                "owner".to_owned()
+            }
+            Some(label) => label.value,
+            None => "owner".to_owned(),
+        };
+        for name in alerts.labels.keys().filter(|n| !is_label_name(n) || OWN_LABELS.contains(&n.as_str())) {
+            let message = format!("`{name}` is no label name, or one that Plimsoll sets itself; rename it");
+            self.problems.push(Problem { path: "alerts.labels".into(), at: None, message });
+        }
+        Alerts {
+            alertmanagers,
+            owner_label,
+            labels: alerts.labels.into_iter().collect(),
+            hold: self.secs(&alerts.hold_secs, "alerts.hold_secs").unwrap_or(Duration::from_secs(60)),
+        }
+    }
+
+    fn otlp(&mut self, otlp: wire::Otlp) -> Otlp {
+        Otlp {
+            endpoint: otlp
+                .endpoint
+                .and_then(|e| self.url(&e, "otlp.endpoint", &["http", "https"]))
+                .map(|uri| uri.to_string()),
+            interval: self.secs(&otlp.interval_secs, "otlp.interval_secs"),
+            span_ratio: self.share(&otlp.span_ratio, "otlp.span_ratio", 0.1),
+        }
+    }
+
+    fn bind(&mut self, bind: &Spanned<String>, path: &str) -> Option<SocketAddr> {
+        let parsed = bind.value.parse().ok();
+        if parsed.is_none() {
+            self.problem(bind, path, format!("`{}` is no address with a port; write it like `127.0.0.1:8429`", bind.value));
+        }
+        parsed
+    }
+
+    fn url(&mut self, url: &Spanned<String>, path: &str, schemes: &[&str]) -> Option<Uri> {
+        let parsed: Option<Uri> = url.value.parse().ok().filter(|uri: &Uri| {
+            uri.scheme_str().is_some_and(|s| schemes.contains(&s))
+                && uri.authority().is_some_and(|a| !a.host().is_empty() && !a.as_str().contains('@'))
+                && uri.query().is_none()
+        });
+        if parsed.is_none() {
+            let wanted = schemes.iter().map(|s| format!("`{s}://host`")).collect::<Vec<_>>().join(" or ");
+            self.problem(url, path, format!("not an address of the form {wanted} (no user, no query)"));
+        }
+        parsed
+    }
+
+    fn link(&mut self, url: Option<Spanned<String>>, path: &str) -> Option<String> {
+        let url = url?;
+        if url.value.len() > MAX_URL {
+            self.problem(&url, path, format!("longer than {MAX_URL} characters; it goes into chat messages"));
+        }
+        let valid = url.value.parse::<Uri>().is_ok_and(|u| matches!(u.scheme_str(), Some("https" | "http")));
+        if !valid {
+            self.problem(&url, path, "not a link of the form `https://host/path`");
+        }
+        Some(url.value)
+    }
+
+    fn file(&mut self, file: Option<Spanned<String>>, path: &str) -> Option<PathBuf> {
+        let file = file?;
+        if !Path::new(&file.value).is_file() {
+            self.problem(&file, path, format!("there is no file `{}`", file.value));
+        }
+        Some(PathBuf::from(file.value))
+    }
+
+    fn share(&mut self, value: &Option<Spanned<f64>>, path: &str, default: f64) -> f64 {
+        let Some(value) = value else { return default };
+        if !(0.0..=1.0).contains(&value.value) {
+            self.problem(value, path, format!("{} is out of range; use a share from 0 to 1", value.value));
+        }
+        value.value
+    }
+
+    fn secs(&mut self, value: &Option<Spanned<f64>>, path: &str) -> Option<Duration> {
+        let value = value.as_ref()?;
+        if !(1.0..=86_400.0).contains(&value.value) {
+            self.problem(value, path, format!("{} is out of range; use 1 to 86400 seconds", value.value));
+            return None;
+        }
+        Some(Duration::from_secs_f64(value.value))
+    }
+
+    fn word(&mut self, word: &Spanned<String>, path: &str, what: &str, known: &[&str]) -> Option<String> {
+        if known.contains(&word.value.as_str()) {
+            return Some(word.value.clone());
+        }
+        self.problem(word, path, format!("`{}` is no {what}{}", word.value, suggestion(&word.value, known)));
+        None
+    }
+
+    fn label_value(&mut self, name: &Spanned<String>, path: &str) {
+        let fits = !name.value.is_empty()
+            && name.value.len() <= 63
+            && name.value.chars().all(|c| c.is_alphanumeric() || "-_./ ".contains(c));
+        if !fits {
+            self.problem(name, path, "a name is 1 to 63 letters, digits, `-`, `_`, `.`, `/` or spaces");
+        }
+    }
+}
+
+fn is_label_name(name: &str) -> bool {
+    let mut chars = name.chars();
+    chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && !name.starts_with("__")
+}
+
+fn default_listener() -> Listener {
+    let route = Route {
+        name: RouteName::new("anthropic"),
+        prefix: String::new(),
+        strip_prefix: false,
+        upstream: Uri::from_static(ANTHROPIC),
+        surface: None,
+        region: None,
+        ca_file: None,
+    };
+    Listener { bind: HOP, routes: vec![route] }
+}

@@ -1,0 +1,137 @@
+//! From a file to a checked configuration. Every problem names its place and the fix.
+
+mod check;
+mod problem;
+mod wire;
+
+pub use problem::{Invalid, Problem};
+
+use crate::engine::{BookLimits, Thresholds};
+use crate::owner::Owners;
+use crate::route::{ModelGroups, RouteName, Surface};
+use http::Uri;
+use secrecy::SecretString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A checked configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// Address under which people reach this sidecar.
+    pub external_url: Option<String>,
+    /// Where traffic comes in.
+    pub listeners: Vec<Listener>,
+    /// Who holds which limits.
+    pub owners: Arc<Owners>,
+    /// Named credentials.
+    pub credentials: Vec<(Arc<str>, SecretString)>,
+    /// Key of the credential hash; a random one where none is configured.
+    pub fingerprint_key: Option<SecretString>,
+    /// Models that share a pool.
+    pub model_groups: ModelGroups,
+    /// When alerts begin and end.
+    pub thresholds: Thresholds,
+    /// Where alerts go.
+    pub alerts: Alerts,
+    /// Address of `/metrics`.
+    pub metrics: SocketAddr,
+    /// Export by OTLP.
+    pub otlp: Otlp,
+    /// Bounds of the book.
+    pub book: BookLimits,
+    /// Most rows of totals.
+    pub max_totals: usize,
+}
+
+/// One listening address with its routes, longest prefix first.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// Address and port.
+    pub bind: SocketAddr,
+    /// Its routes.
+    pub routes: Vec<Route>,
+}
+
+/// One path of traffic.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Name.
+    pub name: RouteName,
+    /// Path prefix, without a slash at its end; empty for all paths.
+    pub prefix: String,
+    /// Remove the prefix before forwarding.
+    pub strip_prefix: bool,
+    /// Scheme, authority and base path.
+    pub upstream: Uri,
+    /// Configured surface; told from the traffic where absent.
+    pub surface: Option<Surface>,
+    /// Region.
+    pub region: Option<Arc<str>>,
+    /// Further certificate authorities.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Where alerts go.
+#[derive(Debug, Clone)]
+pub struct Alerts {
+    /// Every replica.
+    pub alertmanagers: Vec<Alertmanager>,
+    /// Label that carries the owner.
+    pub owner_label: String,
+    /// Labels added to every alert.
+    pub labels: Vec<(String, String)>,
+    /// How long an alert stays up after its last post.
+    pub hold: Duration,
+}
+
+/// One Alertmanager.
+#[derive(Debug, Clone)]
+pub struct Alertmanager {
+    /// Base address, without a slash at its end.
+    pub url: String,
+    /// Bearer token.
+    pub bearer_token: Option<SecretString>,
+    /// Further certificate authorities.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Export by OTLP.
+#[derive(Debug, Clone)]
+pub struct Otlp {
+    /// The collector's address, where the file names one.
+    pub endpoint: Option<String>,
+    /// How often metrics are pushed.
+    pub interval: Option<Duration>,
+    /// Share of successes that leave a span.
+    pub span_ratio: f64,
+}
+
+impl Config {
+    /// The configuration of somebody who wrote none: the hop on 127.0.0.1:8429 to the Anthropic
+    /// API, `/metrics` on 127.0.0.1:9429.
+    pub fn defaults() -> Self {
+        match Self::parse("", &|_| None) {
+            Ok(config) => config,
+            Err(invalid) => unreachable!("the defaults are valid: {invalid}"),
+        }
+    }
+
+    /// Reads and checks a configuration text. `env` looks up environment variables.
+    ///
+    /// # Errors
+    /// Every problem found, each with its place and the fix.
+    pub fn parse(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Invalid> {
+        let file = problem::read(text)?;
+        check::check(file, env)
+    }
+
+    /// Every configured route.
+    pub fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.listeners.iter().flat_map(|listener| &listener.routes)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,453 @@
+//! Anthropic's API: rate-limit headers, usage and errors.
+//!
+//! Two header families that never mix (documented and measured: platform.claude.com/docs
+//! `api/rate-limits`, and `anthropic-ratelimit-unified-*` as seen on the wire): the *trios*
+//! (`…-limit`, `…-remaining`, `…-reset`) of API keys, per minute, continuously refilled, reset in
+//! RFC 3339 and meaning "full again"; and the *unified* windows of Claude plans, as used fractions
+//! with resets in Unix seconds. Every header is optional. The unified family is read by its
+//! grammar, `anthropic-ratelimit-unified-(<window>-)?<field>`, because windows come and go.
+
+use super::{http_date, text};
+use crate::limit::{Amount, Level, Limiter, Reading, Refill, Standing, Timestamp, Window};
+use crate::observation::{Account, Limits, Usage};
+use http::HeaderMap;
+use serde::Deserialize;
+use std::time::Duration;
+
+/// One documented trio: header stem, limiter, rounding of `remaining`.
+const TRIOS: [(&str, Limiter, u64); 8] = [
+    ("anthropic-ratelimit-requests", Limiter::REQUESTS, 1),
+    ("anthropic-ratelimit-input-tokens", Limiter::INPUT_TOKENS, 1000),
+    ("anthropic-ratelimit-output-tokens", Limiter::OUTPUT_TOKENS, 1000),
+    ("anthropic-ratelimit-tokens", Limiter::TOKENS, 1000),
+    ("anthropic-priority-input-tokens", Limiter::PRIORITY_INPUT, 1000),
+    ("anthropic-priority-output-tokens", Limiter::PRIORITY_OUTPUT, 1000),
+    ("anthropic-fast-input-tokens", Limiter::FAST_INPUT, 1000),
+    ("anthropic-fast-output-tokens", Limiter::FAST_OUTPUT, 1000),
+];
+
+const UNIFIED: &str = "anthropic-ratelimit-unified-";
+
+/// Most unified windows read from one response.
+const MAX_WINDOWS: usize = 12;
+
+/// Longest wait believed (a plan's week, and a day more).
+const MAX_RETRY_AFTER: u64 = 8 * 24 * 3600;
+
+/// Reads a response head. Never fails: see the module's note on optional headers.
+pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
+    let mut complaints = 0;
+    let server_time = http_date(headers);
+    let mut readings = Vec::new();
+    for (stem, limiter, rounding) in TRIOS {
+        readings.extend(trio(headers, stem, limiter, Amount::new(rounding), &mut complaints));
+    }
+    drop_redundant_tokens(&mut readings);
+    let trios = !readings.is_empty();
+    let unified = unified(headers, &mut complaints);
+    let Unified { present, windows, claim, overage_in_use } = unified;
+    readings.extend(windows);
+    // Resets are on the server's clock: shift them to ours, so that skew never reads as time left.
+    if let Some(server) = server_time {
+        for reading in &mut readings {
+            if let Some(reset) = reading.resets {
+                reading.resets = Some(shift(reset, server, now));
+            }
+        }
+    }
+    Limits {
+        account: Account {
+            organization: text(headers, "anthropic-organization-id", &mut complaints).map(Into::into),
+            workspace: text(headers, "anthropic-workspace-id", &mut complaints).map(Into::into),
+        },
+        readings,
+        retry_after: if status >= 400 { retry_after(headers, now, &mut complaints) } else { None },
+        request_id: text(headers, "request-id", &mut complaints).map(Into::into),
+        unified: present,
+        trios,
+        overage_in_use,
+        claim,
+        server_time,
+        complaints,
+    }
+}
+
+/// A moment on the server's clock, on ours.
+fn shift(moment: Timestamp, server: Timestamp, now: Timestamp) -> Timestamp {
+    Timestamp::from_micros(moment.micros().saturating_add(now.micros().saturating_sub(server.micros())))
+}
+
+fn trio(
+    headers: &HeaderMap,
+    stem: &str,
+    limiter: Limiter,
+    rounding: Amount,
+    complaints: &mut u32,
+) -> Option<Reading> {
+    let limit = number(headers, &format!("{stem}-limit"), complaints);
+    let remaining = number(headers, &format!("{stem}-remaining"), complaints);
+    let resets = text(headers, &format!("{stem}-reset"), complaints).and_then(|value| {
+        let parsed = moment(value);
+        *complaints += u32::from(parsed.is_none());
+        parsed
+    });
+    let level = match (limit, remaining) {
+        (Some(limit), Some(remaining)) if remaining <= limit => Some(Level::Counted { limit, remaining }),
+        (Some(limit), Some(_)) => {
+            *complaints += 1;
+            Some(Level::Counted { limit, remaining: limit })
+        }
+        (None, None) if resets.is_none() => return None,
+        // Half a trio: a ceiling or a rest alone says nothing of the level.
+        _ => {
+            *complaints += 1;
+            None
+        }
+    };
+    level.map(|level| Reading {
+        limiter,
+        window: Window::Minute,
+        refill: Refill::Continuous,
+        level: Some(level),
+        resets,
+        standing: None,
+        rounding,
+    })
+}
+
+/// `tokens-*` repeats the sum of input and output unless a workspace cap binds; only then is it a
+/// limit of its own (documented: "the most restrictive limit in force").
+fn drop_redundant_tokens(readings: &mut Vec<Reading>) {
+    let limit_of = |readings: &[Reading], wanted: &Limiter| {
+        readings.iter().find(|r| r.limiter == *wanted).and_then(|r| match r.level {
+            Some(Level::Counted { limit, .. }) => Some(limit.get()),
+            _ => None,
+        })
+    };
+    let input = limit_of(readings, &Limiter::INPUT_TOKENS);
+    let output = limit_of(readings, &Limiter::OUTPUT_TOKENS);
+    let tokens = limit_of(readings, &Limiter::TOKENS);
+    if let (Some(input), Some(output), Some(tokens)) = (input, output, tokens)
+        && tokens == input.saturating_add(output)
+    {
+        readings.retain(|r| r.limiter != Limiter::TOKENS);
+    }
+}
+
+fn number(headers: &HeaderMap, name: &str, complaints: &mut u32) -> Option<Amount> {
+    let value = text(headers, name, complaints)?;
+    let parsed = value.parse::<u64>().ok().map(Amount::new);
+    *complaints += u32::from(parsed.is_none());
+    parsed
+}
+
+/// RFC 3339 or Unix seconds, whichever a provider writes.
+fn moment(value: &str) -> Option<Timestamp> {
+    if let Ok(secs) = value.parse::<f64>() {
+        return secs.is_finite().then(|| Timestamp::from_secs_f64(secs));
+    }
+    let parsed: jiff::Timestamp = value.parse().ok()?;
+    Some(Timestamp::from_micros(parsed.as_microsecond()))
+}
+
+/// `retry-after-ms`, else `retry-after` in seconds or as a date.
+fn retry_after(headers: &HeaderMap, now: Timestamp, complaints: &mut u32) -> Option<Duration> {
+    if let Some(millis) = headers.get("retry-after-ms").and_then(|v| v.to_str().ok()?.trim().parse().ok()) {
+        return Some(Duration::from_millis(millis).min(Duration::from_secs(MAX_RETRY_AFTER)));
+    }
+    let value = text(headers, "retry-after", complaints)?;
+    let wait = match value.parse::<f64>() {
+        Ok(secs) if secs.is_finite() && secs >= 0.0 => {
+            Some(Duration::from_secs_f64(secs.min(MAX_RETRY_AFTER as f64)))
+        }
+        Ok(_) => None,
+        Err(_) => jiff::fmt::rfc2822::DateTimeParser::new()
+            .parse_timestamp(value)
+            .ok()
+            .map(|at| Timestamp::from_micros(at.as_microsecond()).since(now)),
+    };
+    *complaints += u32::from(wait.is_none());
+    wait
+}
+
+struct Unified {
+    present: bool,
+    windows: Vec<Reading>,
+    claim: Option<Limiter>,
+    overage_in_use: bool,
+}
+
+#[derive(Default)]
+struct WindowFields {
+    used: Option<Amount>,
+    resets: Option<Timestamp>,
+    standing: Option<Standing>,
+}
+
+fn unified(headers: &HeaderMap, complaints: &mut u32) -> Unified {
+    let mut out = Unified { present: false, windows: Vec::new(), claim: None, overage_in_use: false };
+    let mut windows: Vec<(&str, WindowFields)> = Vec::new();
+    for name in headers.keys() {
+        let Some(rest) = name.as_str().strip_prefix(UNIFIED) else { continue };
+        out.present = true;
+        let Some(value) = text(headers, name.as_str(), complaints) else { continue };
+        match rest {
+            "representative-claim" => out.claim = Some(Limiter::named(value)),
+            "overage-in-use" => out.overage_in_use = value == "true",
+            _ => {
+                if let Some((window, field)) = window_field(rest) {
+                    let at = match windows.iter().position(|(w, _)| *w == window) {
+                        Some(at) => at,
+                        None if windows.len() < MAX_WINDOWS => {
+                            windows.push((window, WindowFields::default()));
+                            windows.len() - 1
+                        }
+                        None => {
+                            *complaints += 1;
+                            continue;
+                        }
+                    };
+                    fill(&mut windows[at].1, field, value, complaints);
+                }
+            }
+        }
+    }
+    out.windows = windows.into_iter().filter_map(|(window, fields)| window_reading(window, fields)).collect();
+    out
+}
+
+/// Splits `<window>-<field>`; fields that carry no state (thresholds, reasons) give `None`.
+fn window_field(rest: &str) -> Option<(&str, &str)> {
+    ["utilization", "reset", "status"].into_iter().find_map(|field| {
+        let window = rest.strip_suffix(field)?.strip_suffix('-')?;
+        // `overage-period-…` and `grace-…` repeat other windows under other rules.
+        (!window.starts_with("grace") && !window.contains("period")).then_some((window, field))
+    })
+}
+
+fn fill(fields: &mut WindowFields, field: &str, value: &str, complaints: &mut u32) {
+    let read = match field {
+        "utilization" => {
+            fields.used = value
+                .parse::<f64>()
+                .ok()
+                .filter(|v| v.is_finite() && (0.0..=1000.0).contains(v))
+                .map(|v| Amount::new((v * 1e6).round() as u64));
+            fields.used.is_some()
+        }
+        "reset" => {
+            fields.resets = moment(value);
+            fields.resets.is_some()
+        }
+        _ => {
+            fields.standing = match value {
+                "allowed" => Some(Standing::Allowed),
+                "allowed_warning" => Some(Standing::Warning),
+                "rejected" => Some(Standing::Rejected),
+                _ => None,
+            };
+            fields.standing.is_some()
+        }
+    };
+    *complaints += u32::from(!read);
+}
+
+fn window_reading(window: &str, fields: WindowFields) -> Option<Reading> {
+    let (limiter, length) = plan_window(window);
+    // Credits beyond the plan are refused on most healthy plans: no window is exhausted by that.
+    let is_overage = limiter == Limiter::OVERAGE;
+    let standing = fields.standing.filter(|_| !is_overage);
+    if fields.used.is_none() && standing.is_none() {
+        return None;
+    }
+    Some(Reading {
+        limiter,
+        window: length,
+        refill: Refill::AtReset,
+        level: fields.used.map(Level::Used),
+        resets: fields.resets,
+        standing,
+        rounding: Amount::new(1),
+    })
+}
+
+/// The limiter and length of a plan window as headers abbreviate it (`5h`, `7d`, `7d_sonnet`).
+pub fn plan_window(abbreviation: &str) -> (Limiter, Window) {
+    match abbreviation {
+        "5h" => (Limiter::FIVE_HOUR, Window::FiveHours),
+        "7d" => (Limiter::SEVEN_DAY, Window::Week),
+        "7d_oi" => (Limiter::named("seven_day_overage_included"), Window::Week),
+        "overage" => (Limiter::OVERAGE, Window::Month),
+        other => match other.strip_prefix("7d_") {
+            Some(scope) => (Limiter::named(&format!("seven_day_{scope}")), Window::Week),
+            None => (Limiter::named(other), Window::Unknown),
+        },
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct WireUsage {
+    input_tokens: Option<u64>,
+    cache_creation_input_tokens: Option<u64>,
+    cache_read_input_tokens: Option<u64>,
+    output_tokens: Option<u64>,
+}
+
+/// Merges a `usage` object into what is known. Values are cumulative: the last one wins, absent
+/// ones keep what was said before (documented for `message_delta`).
+pub fn merge_usage(known: Option<Usage>, json: &[u8]) -> Option<Usage> {
+    let Ok(wire) = serde_json::from_slice::<WireUsage>(json) else { return known };
+    let base = known.unwrap_or_default();
+    let pick = |new: Option<u64>, old: Amount| new.map_or(old, Amount::new);
+    Some(Usage {
+        input: pick(wire.input_tokens, base.input),
+        cache_write: pick(wire.cache_creation_input_tokens, base.cache_write),
+        cache_read: pick(wire.cache_read_input_tokens, base.cache_read),
+        output: pick(wire.output_tokens, base.output),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue};
+
+    const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
+
+    fn head(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        map
+    }
+
+    fn limiters(limits: &Limits) -> Vec<&str> {
+        limits.readings.iter().map(|r| r.limiter.as_str()).collect()
+    }
+
+    /// A real 429 of an API key (whoz-oss/coday issue 110, 2025-06-02), with its `Date`.
+    fn real_429() -> HeaderMap {
+        head(&[
+            ("date", "Mon, 02 Jun 2025 15:14:45 GMT"),
+            ("anthropic-ratelimit-input-tokens-limit", "200000"),
+            ("anthropic-ratelimit-input-tokens-remaining", "0"),
+            ("anthropic-ratelimit-input-tokens-reset", "2025-06-02T15:15:48Z"),
+            ("anthropic-ratelimit-output-tokens-limit", "80000"),
+            ("anthropic-ratelimit-output-tokens-remaining", "80000"),
+            ("anthropic-ratelimit-output-tokens-reset", "2025-06-02T15:14:45Z"),
+            ("anthropic-ratelimit-requests-limit", "4000"),
+            ("anthropic-ratelimit-requests-remaining", "4000"),
+            ("anthropic-ratelimit-tokens-limit", "280000"),
+            ("anthropic-ratelimit-tokens-remaining", "80000"),
+            ("retry-after", "16"),
+            ("x-should-retry", "true"),
+        ])
+    }
+
+    #[test]
+    fn a_real_429_names_its_empty_bucket_and_drops_the_sum() {
+        let limits = read_head(429, &real_429(), NOW);
+        assert_eq!(limiters(&limits), ["requests", "input_tokens", "output_tokens"]);
+        let empty: Vec<_> = limits.readings.iter().filter(|r| r.is_exhausted()).collect();
+        assert_eq!(empty.len(), 1);
+        assert_eq!(empty[0].limiter, Limiter::INPUT_TOKENS);
+        assert_eq!(empty[0].resets, Some(NOW.plus(Duration::from_secs(63))), "on our clock, skew taken out");
+        assert_eq!(limits.retry_after, Some(Duration::from_secs(16)));
+        assert_eq!(limits.complaints, 0);
+    }
+
+    #[test]
+    fn retry_after_on_a_success_means_nothing() {
+        assert_eq!(read_head(200, &head(&[("retry-after", "52")]), NOW).retry_after, None);
+    }
+
+    #[test]
+    fn a_workspace_cap_keeps_the_tokens_limiter() {
+        let mut headers = real_429();
+        headers.insert("anthropic-ratelimit-tokens-limit", HeaderValue::from_static("100000"));
+        assert!(limiters(&read_head(429, &headers, NOW)).contains(&"tokens"));
+    }
+
+    #[test]
+    fn a_model_scoped_rejection_leaves_the_account_windows_alone() {
+        // Production capture 2026-08-02 (better-ccflare's tests): only the Fable sub-cap is used up.
+        let headers = head(&[
+            ("anthropic-ratelimit-unified-status", "rejected"),
+            ("anthropic-ratelimit-unified-5h-status", "allowed"),
+            ("anthropic-ratelimit-unified-5h-utilization", "0.0"),
+            ("anthropic-ratelimit-unified-7d-status", "allowed_warning"),
+            ("anthropic-ratelimit-unified-7d-utilization", "0.94"),
+            ("anthropic-ratelimit-unified-7d-surpassed-threshold", "0.75"),
+            ("anthropic-ratelimit-unified-7d_oi-status", "rejected"),
+            ("anthropic-ratelimit-unified-7d_oi-utilization", "1.0"),
+            ("anthropic-ratelimit-unified-7d_oi-reset", "1785736800"),
+            ("anthropic-ratelimit-unified-overage-status", "rejected"),
+            ("anthropic-ratelimit-unified-overage-disabled-reason", "org_level_disabled"),
+            ("anthropic-ratelimit-unified-representative-claim", "seven_day_overage_included"),
+            ("retry-after", "51811"),
+        ]);
+        let limits = read_head(429, &headers, NOW);
+        assert!(limits.unified && !limits.trios);
+        let exhausted: Vec<_> =
+            limits.readings.iter().filter(|r| r.is_exhausted()).map(|r| r.limiter.as_str()).collect();
+        assert_eq!(exhausted, ["seven_day_overage_included"]);
+        assert_eq!(limits.claim, Some(Limiter::named("seven_day_overage_included")));
+        assert_eq!(limits.complaints, 0);
+    }
+
+    #[test]
+    fn windows_nobody_has_seen_yet_are_read_by_the_grammar() {
+        let headers = head(&[
+            ("anthropic-ratelimit-unified-7d_haiku-utilization", "0.5"),
+            ("anthropic-ratelimit-unified-7d_haiku-reset", "2026-08-03T06:00:00Z"),
+        ]);
+        let limits = read_head(200, &headers, NOW);
+        assert_eq!(limiters(&limits), ["seven_day_haiku"]);
+        assert_eq!(limits.readings[0].window, Window::Week);
+        assert_eq!(limits.readings[0].level, Some(Level::Used(Amount::new(500_000))));
+    }
+
+    #[test]
+    fn nonsense_is_counted_and_left_absent() {
+        let mut headers = head(&[
+            ("anthropic-ratelimit-requests-limit", "many"),
+            ("anthropic-ratelimit-requests-remaining", "-3"),
+            ("anthropic-ratelimit-input-tokens-limit", "1000"),
+            ("anthropic-ratelimit-input-tokens-limit", "2000"),
+            ("anthropic-ratelimit-input-tokens-remaining", "1500"),
+            ("anthropic-ratelimit-input-tokens-reset", "tomorrow"),
+            ("anthropic-ratelimit-unified-5h-utilization", "NaN"),
+            ("retry-after", "soon"),
+        ]);
+        headers.append("anthropic-ratelimit-output-tokens-limit", HeaderValue::from_bytes(b"\xff\xfe").unwrap());
+        headers.append("anthropic-ratelimit-tokens-limit", HeaderValue::from_str(&"9".repeat(4000)).unwrap());
+        let limits = read_head(429, &headers, NOW);
+        assert_eq!(limiters(&limits), ["input_tokens"]);
+        assert_eq!(limits.readings[0].resets, None);
+        assert_eq!(limits.retry_after, None);
+        assert!(limits.complaints >= 8, "{}", limits.complaints);
+    }
+
+    #[test]
+    fn more_left_than_the_limit_reads_as_full_and_is_counted() {
+        let headers = head(&[
+            ("anthropic-ratelimit-requests-limit", "50"),
+            ("anthropic-ratelimit-requests-remaining", "51"),
+        ]);
+        let limits = read_head(200, &headers, NOW);
+        let full = Level::Counted { limit: Amount::new(50), remaining: Amount::new(50) };
+        assert_eq!(limits.readings[0].level, Some(full));
+        assert_eq!(limits.complaints, 1);
+    }
+
+    #[test]
+    fn usage_is_cumulative_and_absent_fields_keep_their_value() {
+        let start = br#"{"input_tokens":2679,"cache_creation_input_tokens":10,"cache_read_input_tokens":5,"output_tokens":3}"#;
+        let usage = merge_usage(None, start);
+        let usage = merge_usage(usage, br#"{"output_tokens":510}"#).unwrap();
+        assert_eq!((usage.input.get(), usage.output.get(), usage.cache_write.get()), (2679, 510, 10));
+        assert_eq!(merge_usage(Some(usage), b"{\"output_tokens\":"), Some(usage), "a cut event changes nothing");
+    }
+}

@@ -1,0 +1,445 @@
+//! The book: every bucket, rejection and incident that is known, within bounds.
+//!
+//! Observations go in, alerts and snapshots come out; `now` is passed in and nothing here fails.
+//! Bounds: when the table of buckets is full, the longest unobserved one makes room; if all are
+//! fresh the new one is not kept, and counted as folded. (Folding two limits into one row would
+//! show a level that is nobody's.) Buckets of accounts that no configured owner matches are kept
+//! apart inside, and shown as one `unnamed` row each, the worst one.
+
+use super::alert::{Alert, AlertName, BucketAlerts, Change, Identity, Latch, Thresholds};
+use super::bucket::Bucket;
+use super::incident::Incident;
+use super::snapshot::{BucketView, RejectionKey, RejectionView, Snapshot};
+use super::window::Window as Rolling;
+use crate::limit::{Limiter, Reading, Scope, Timestamp, Window};
+use crate::observation::{Account, Call, Client, End, ErrorBody, Head, Limits};
+use crate::owner::{Class, Evidence, Owners, Verdict, judge};
+use crate::route::{ModelGroup, Owner, RouteName, Surface};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bounds of the book.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BookLimits {
+    /// Most buckets.
+    pub buckets: usize,
+    /// Most kinds of rejection, and of throttle alerts.
+    pub rejections: usize,
+    /// How long a bucket is kept after it was last observed (or its window's length, if longer).
+    pub idle: Duration,
+}
+
+impl Default for BookLimits {
+    fn default() -> Self {
+        // Below the 2,000 attribute sets that an OpenTelemetry instrument keeps by default.
+        Self { buckets: 1_500, rejections: 1_000, idle: Duration::from_secs(15 * 60) }
+    }
+}
+
+/// What makes a bucket itself. The account tells apart what labels cannot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BucketKey {
+    identity: Identity,
+    account: Account,
+    surface: Surface,
+}
+
+struct Entry {
+    bucket: Bucket,
+    alerts: BucketAlerts,
+    route: RouteName,
+}
+
+struct Throttle {
+    latch: Latch,
+    newest: Timestamp,
+    route: RouteName,
+}
+
+struct Rejections {
+    count: u64,
+    retry_at: Option<Timestamp>,
+}
+
+/// Arrivals of one route, to tell a steep rise.
+struct Arrivals(Rolling<60>);
+
+impl Arrivals {
+    fn new() -> Self {
+        Self(Rolling::new(Duration::from_secs(1)))
+    }
+
+    /// Ten requests or more in the last ten seconds, at three times the pace of the fifty before.
+    fn steep(&self, now: Timestamp) -> bool {
+        let recent = self.0.sum(10, now);
+        let before = self.0.sum(60, now) - recent;
+        recent >= 10 && recent * 5 >= before * 3
+    }
+}
+
+/// A call that ended, with whose it is.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// The call's end.
+    pub end: Box<End>,
+    /// The surface, as the answer proved it.
+    pub surface: Surface,
+    /// The owner: of the limit for a failure, of the surface's quota for a success.
+    pub owner: Owner,
+    /// The verdict, for a failure.
+    pub verdict: Option<Verdict>,
+}
+
+/// Every bucket, rejection and incident that is known.
+pub struct Book {
+    owners: Arc<Owners>,
+    thresholds: Thresholds,
+    limits: BookLimits,
+    buckets: HashMap<BucketKey, Entry>,
+    throttles: HashMap<Identity, Throttle>,
+    rejections: HashMap<RejectionKey, Rejections>,
+    incidents: HashMap<RouteName, Incident>,
+    arrivals: HashMap<RouteName, Arrivals>,
+    folded: u64,
+    late: u64,
+    /// The bucket table was full and all fresh: no search for a victim before this.
+    full_until: Timestamp,
+    swept: Timestamp,
+    alerts_version: u64,
+}
+
+impl Book {
+    /// An empty book.
+    pub fn new(owners: Arc<Owners>, thresholds: Thresholds, limits: BookLimits) -> Self {
+        Self {
+            owners,
+            thresholds,
+            limits,
+            buckets: HashMap::new(),
+            throttles: HashMap::new(),
+            rejections: HashMap::new(),
+            incidents: HashMap::new(),
+            arrivals: HashMap::new(),
+            folded: 0,
+            late: 0,
+            full_until: Timestamp::default(),
+            swept: Timestamp::default(),
+            alerts_version: 0,
+        }
+    }
+
+    /// Goes up whenever an alert began or ended.
+    pub fn alerts_version(&self) -> u64 {
+        self.alerts_version
+    }
+
+    /// Takes in a response head.
+    pub fn head(&mut self, head: &Head) {
+        let call = &head.call;
+        self.arrivals.entry(call.route.clone()).or_insert_with(Arrivals::new).0.add(1, head.at);
+        let surface = proved_surface(call.surface, call.client, &head.limits);
+        let owner = self.owners.resolve(surface.owner_kind(), &head.limits.account, &call.route);
+        for reading in &head.limits.readings {
+            let identity = identity(reading, owner.clone(), head.model.as_ref(), call);
+            let key = BucketKey { identity, account: head.limits.account.clone(), surface };
+            self.observe(key, reading, &call.route, head.at);
+        }
+    }
+
+    fn observe(&mut self, key: BucketKey, reading: &Reading, route: &RouteName, now: Timestamp) {
+        let thresholds = self.thresholds;
+        if let Some(entry) = self.buckets.get_mut(&key) {
+            let late = entry.bucket.late();
+            entry.bucket.observe(reading, now);
+            self.late += entry.bucket.late() - late;
+            entry.route = route.clone();
+            let changes = entry.alerts.evaluate(&entry.bucket, &thresholds, now);
+            self.note(&changes);
+            return;
+        }
+        let Some(bucket) = Bucket::new(reading, now) else { return };
+        if self.buckets.len() >= self.limits.buckets && !self.make_room(now) {
+            self.folded += 1;
+            return;
+        }
+        let mut entry = Entry { bucket, alerts: BucketAlerts::default(), route: route.clone() };
+        let changes = entry.alerts.evaluate(&entry.bucket, &thresholds, now);
+        self.note(&changes);
+        self.buckets.insert(key, entry);
+    }
+
+    fn note(&mut self, changes: &[(AlertName, Change)]) {
+        self.alerts_version += changes.iter().filter(|(_, change)| *change != Change::None).count() as u64;
+    }
+
+    /// Drops the longest unobserved bucket. Looks at most once a second when all are fresh, so that
+    /// a flood of new names costs no search each.
+    fn make_room(&mut self, now: Timestamp) -> bool {
+        if now < self.full_until {
+            return false;
+        }
+        let victim = self
+            .buckets
+            .iter()
+            .filter(|(_, entry)| entry.bucket.unobserved(now))
+            .min_by_key(|(_, entry)| entry.bucket.observed())
+            .map(|(key, _)| key.clone());
+        match victim {
+            Some(key) => self.buckets.remove(&key).is_some(),
+            None => {
+                self.full_until = now.plus(Duration::from_secs(1));
+                false
+            }
+        }
+    }
+
+    /// Takes in the end of a call and judges it.
+    pub fn end(&mut self, end: Box<End>) -> Judged {
+        let call = end.call.clone();
+        let surface = proved_surface(call.surface, call.client, &end.limits);
+        let account = &end.limits.account;
+        if !end.failed() {
+            let owner = self.owners.resolve(surface.owner_kind(), account, &call.route);
+            self.incident(&call.route).success(&end);
+            return Judged { end, surface, owner, verdict: None };
+        }
+        let silent = ErrorBody::default();
+        let error = end.error.as_deref().unwrap_or(&silent);
+        let mut evidence = Evidence::new(end.status, &end.limits, error, surface);
+        evidence.client = call.client;
+        evidence.path = &call.path;
+        evidence.steep = self.arrivals.get(&call.route).is_some_and(|a| a.steep(end.at));
+        let verdict = judge(&evidence);
+        drop(evidence);
+        let home = verdict.surface.owner_kind();
+        let owner = self.owners.resolve_for(verdict.owner_kind, home, account, &call.route);
+        self.reject(&end, &owner, &verdict);
+        if verdict.class != Class::NotALimit {
+            self.incident(&call.route).failure(&end, &owner, &verdict);
+        }
+        Judged { surface: verdict.surface, end, owner, verdict: Some(verdict) }
+    }
+
+    fn incident(&mut self, route: &RouteName) -> &mut Incident {
+        self.incidents.entry(route.clone()).or_default()
+    }
+
+    fn reject(&mut self, end: &End, owner: &Owner, verdict: &Verdict) {
+        if verdict.class == Class::NotALimit && end.status != Some(429) {
+            return;
+        }
+        let window = verdict.limiter.as_ref().map_or(Window::Unknown, |l| window_of(l, &end.limits));
+        let spans_models = verdict.limiter.as_ref().is_some_and(spans_models);
+        let model = end.model.clone().filter(|_| !spans_models).unwrap_or_else(ModelGroup::none);
+        let mut key = RejectionKey {
+            owner: owner.clone(),
+            surface: verdict.surface,
+            route: end.call.route.clone(),
+            limiter: verdict.limiter.clone(),
+            window,
+            model: model.clone(),
+            class: verdict.class,
+            rung: verdict.rule.rung,
+        };
+        if self.rejections.len() >= self.limits.rejections && !self.rejections.contains_key(&key) {
+            self.folded += 1;
+            key.model = ModelGroup::other();
+            key.limiter = None;
+        }
+        let row = self.rejections.entry(key).or_insert(Rejections { count: 0, retry_at: None });
+        row.count += 1;
+        row.retry_at = end.limits.retry_after.map(|wait| end.at.plus(wait)).or(row.retry_at);
+        if verdict.class.is_limit() {
+            let identity = Identity {
+                owner: owner.clone(),
+                limiter: verdict.limiter.clone().unwrap_or_else(|| Limiter::named("unknown")),
+                window,
+                scope: Scope::Account,
+                model,
+                region: end.call.region.clone(),
+            };
+            self.throttled(identity, &end.call.route, end.at);
+        }
+    }
+
+    fn throttled(&mut self, identity: Identity, route: &RouteName, now: Timestamp) {
+        if self.throttles.len() >= self.limits.rejections && !self.throttles.contains_key(&identity) {
+            self.folded += 1;
+            return;
+        }
+        let throttle = self.throttles.entry(identity).or_insert_with(|| Throttle {
+            latch: Latch::default(),
+            newest: now,
+            route: route.clone(),
+        });
+        throttle.newest = throttle.newest.max(now);
+        if throttle.latch.step(true, false, Duration::ZERO, now) != Change::None {
+            self.alerts_version += 1;
+        }
+    }
+
+    /// Lets time pass: alerts end, idle buckets expire.
+    pub fn tick(&mut self, now: Timestamp) {
+        let thresholds = self.thresholds;
+        let mut changed = 0;
+        for entry in self.buckets.values_mut() {
+            let changes = entry.alerts.evaluate(&entry.bucket, &thresholds, now);
+            changed += changes.iter().filter(|(_, change)| *change != Change::None).count() as u64;
+        }
+        for throttle in self.throttles.values_mut() {
+            let quiet = now.since(throttle.newest) >= thresholds.throttled_for;
+            changed += u64::from(throttle.latch.step(false, quiet, Duration::ZERO, now) != Change::None);
+        }
+        self.alerts_version += changed;
+        if now.since(self.swept) >= Duration::from_secs(10) {
+            self.swept = now;
+            let idle = self.limits.idle;
+            self.buckets.retain(|key, entry| {
+                let keep = key.identity.window.length().unwrap_or(idle).max(idle);
+                !entry.bucket.unobserved(now) || now.since(entry.bucket.observed()) < keep
+            });
+            self.throttles.retain(|_, throttle| throttle.latch.since().is_some());
+        }
+    }
+
+    /// Every alert that is up; one for each name and identity, the earliest.
+    pub fn alerts(&self, now: Timestamp) -> Vec<Alert> {
+        let of_buckets = self.buckets.iter().flat_map(|(key, entry)| {
+            entry.alerts.up().map(move |(name, since)| Alert {
+                name,
+                identity: key.identity.clone(),
+                since,
+                utilization: Some(entry.bucket.utilization(now)),
+                empty_in: entry.bucket.forecast(now).map(|f| f.empty_in),
+                route: entry.route.clone(),
+            })
+        });
+        let of_throttles = self.throttles.iter().filter_map(|(identity, throttle)| {
+            throttle.latch.since().map(|since| Alert {
+                name: AlertName::Throttled,
+                identity: identity.clone(),
+                since,
+                utilization: None,
+                empty_in: None,
+                route: throttle.route.clone(),
+            })
+        });
+        let mut alerts: Vec<Alert> = of_buckets.chain(of_throttles).collect();
+        alerts.sort_by(|a, b| (a.name, &a.identity, a.since).cmp(&(b.name, &b.identity, b.since)));
+        alerts.dedup_by(|later, earlier| (later.name, &later.identity) == (earlier.name, &earlier.identity));
+        alerts
+    }
+
+    /// What is known at `now`; the totals are the caller's to add.
+    pub fn snapshot(&self, now: Timestamp) -> Snapshot {
+        let mut buckets: Vec<BucketView> = self.buckets.iter().map(|(key, e)| view(key, &e.bucket, now)).collect();
+        buckets.sort_by(|a, b| labels(a).cmp(&labels(b)).then(worst_first(a, b)));
+        buckets.dedup_by(|later, first| labels(later) == labels(first));
+        let mut rejections: Vec<RejectionView> = self
+            .rejections
+            .iter()
+            .map(|(key, row)| RejectionView {
+                key: key.clone(),
+                count: row.count,
+                retry_at: row.retry_at.filter(|at| *at > now),
+            })
+            .collect();
+        rejections.sort_by(|a, b| a.key.cmp(&b.key));
+        let mut incidents: Vec<_> = self.incidents.iter().map(|(r, i)| (r.clone(), i.clone())).collect();
+        incidents.sort_by(|a, b| a.0.cmp(&b.0));
+        Snapshot {
+            at: now,
+            buckets,
+            alerts: self.alerts(now),
+            rejections,
+            incidents,
+            folded: self.folded,
+            late: self.late,
+            ..Snapshot::default()
+        }
+    }
+}
+
+fn view(key: &BucketKey, bucket: &Bucket, now: Timestamp) -> BucketView {
+    let known = !bucket.unobserved(now);
+    BucketView {
+        owner: key.identity.owner.clone(),
+        surface: key.surface,
+        limiter: key.identity.limiter.clone(),
+        window: key.identity.window,
+        scope: key.identity.scope,
+        model: key.identity.model.clone(),
+        region: key.identity.region.clone(),
+        limit: bucket.limit(),
+        remaining: bucket.remaining(now).filter(|_| known),
+        utilization: known.then(|| bucket.utilization(now)),
+        peak: known.then(|| bucket.peak(now)),
+        empty_in: bucket.forecast(now).map(|f| f.empty_in),
+        resets: bucket.resets(),
+        observed: bucket.observed(),
+    }
+}
+
+type Labels<'a> = (&'a Owner, Surface, &'a Limiter, Window, Scope, &'a ModelGroup, Option<&'a str>);
+
+fn labels(view: &BucketView) -> Labels<'_> {
+    let region = view.region.as_deref();
+    (&view.owner, view.surface, &view.limiter, view.window, view.scope, &view.model, region)
+}
+
+fn worst_first(a: &BucketView, b: &BucketView) -> std::cmp::Ordering {
+    let used = |v: &BucketView| v.utilization.unwrap_or(-1.0);
+    used(b).total_cmp(&used(a))
+}
+
+/// The surface as the answer's header family proves it; what the request suggested otherwise.
+pub(crate) fn proved_surface(suggested: Surface, client: Client, limits: &Limits) -> Surface {
+    match (limits.unified, limits.trios, suggested) {
+        (true, _, _) => Surface::ClaudeCodePlan,
+        (_, true, Surface::ClaudeCodePlan | Surface::Unknown) if client == Client::ClaudeCode => Surface::ClaudeCodeKey,
+        (_, true, Surface::ClaudeCodePlan | Surface::Unknown) => Surface::AnthropicApi,
+        _ => suggested,
+    }
+}
+
+fn identity(reading: &Reading, owner: Owner, model: Option<&ModelGroup>, call: &Call) -> Identity {
+    let limiter = match pool(&call.path) {
+        Some(pool) => Limiter::named(&format!("{pool}_{}", reading.limiter)),
+        None => reading.limiter.clone(),
+    };
+    let model = model.filter(|_| !spans_models(&reading.limiter)).cloned().unwrap_or_else(ModelGroup::none);
+    Identity { owner, limiter, window: reading.window, scope: Scope::Account, model, region: call.region.clone() }
+}
+
+/// Endpoints with limits of their own (documented: token counting, batches and files each have a
+/// separate pool), so that their headers never pass for the model's.
+fn pool(path: &str) -> Option<&'static str> {
+    [("/count_tokens", "count_tokens"), ("/batches", "batch"), ("/files", "files"), ("/organizations", "admin")]
+        .into_iter()
+        .find(|(part, _)| path.contains(part))
+        .map(|(_, pool)| pool)
+}
+
+/// Plan windows, money and the traffic's own shape are limits of the account, not of a model.
+fn spans_models(limiter: &Limiter) -> bool {
+    [Limiter::FIVE_HOUR, Limiter::SEVEN_DAY, Limiter::OVERAGE, Limiter::SPEND, Limiter::CONCURRENCY].contains(limiter)
+        || limiter.as_str().starts_with("seven_day_")
+}
+
+/// The window of a refused limiter: as the headers state it, else as the limiter is known to have.
+fn window_of(limiter: &Limiter, limits: &Limits) -> Window {
+    if let Some(reading) = limits.readings.iter().find(|r| r.limiter == *limiter) {
+        return reading.window;
+    }
+    match limiter.as_str() {
+        "five_hour" => Window::FiveHours,
+        "spend" | "overage" => Window::Month,
+        name if name.starts_with("seven_day") => Window::Week,
+        "concurrency" | "unknown" => Window::Unknown,
+        _ => Window::Minute,
+    }
+}
+
+#[cfg(test)]
+mod tests;

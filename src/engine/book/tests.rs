@@ -1,0 +1,210 @@
+use super::*;
+use crate::limit::{Amount, Level, Refill};
+use crate::observation::{Credential, Outcome, RequestShape, Usage};
+use crate::owner::{OwnerRule, Pattern};
+use crate::route::{OwnerId, OwnerKind};
+
+const T0: Timestamp = Timestamp::from_secs(1_790_000_000);
+
+fn at(secs: f64) -> Timestamp {
+    T0.plus(Duration::from_secs_f64(secs))
+}
+
+fn call(route: &str) -> Arc<Call> {
+    Arc::new(Call {
+        id: 1,
+        route: RouteName::new(route),
+        surface: Surface::AnthropicApi,
+        auth: crate::observation::AuthKind::ApiKey,
+        credential: Credential::default(),
+        client: Client::Other,
+        session: None,
+        region: None,
+        started: T0,
+        traceparent: None,
+        method: "POST".into(),
+        path: "/v1/messages".into(),
+    })
+}
+
+fn limits(workspace: &str, remaining: u64) -> Arc<Limits> {
+    let level = Level::Counted { limit: Amount::new(60_000), remaining: Amount::new(remaining) };
+    Arc::new(Limits {
+        account: Account { organization: None, workspace: Some(workspace.into()) },
+        trios: true,
+        readings: vec![Reading {
+            limiter: Limiter::INPUT_TOKENS,
+            window: Window::Minute,
+            refill: Refill::Continuous,
+            level: Some(level),
+            resets: None,
+            standing: None,
+            rounding: Amount::new(1_000),
+        }],
+        ..Limits::default()
+    })
+}
+
+fn head(route: &str, model: &str, limits: Arc<Limits>, now: Timestamp) -> Head {
+    Head { call: call(route), model: Some(ModelGroup::of_model(model)), at: now, status: 200, limits }
+}
+
+fn end(route: &str, status: u16, limits: Arc<Limits>, bytes: u64, now: Timestamp) -> Box<End> {
+    Box::new(End {
+        call: call(route),
+        model: Some(ModelGroup::of_model("claude-opus-5-5")),
+        at: now,
+        status: Some(status),
+        outcome: Outcome::Complete,
+        limits,
+        request: RequestShape { body_bytes: bytes, max_tokens: Some(Amount::new(100)), stream: Some(false) },
+        concurrency: 1,
+        usage: Some(Usage::default()),
+        error: (status >= 400).then(Box::default),
+    })
+}
+
+fn owners() -> Arc<Owners> {
+    let owner = |id: &str, route: &str| OwnerRule {
+        id: OwnerId::new(id),
+        kinds: vec![OwnerKind::AnthropicWorkspace],
+        organizations: Vec::new(),
+        workspaces: Vec::new(),
+        routes: vec![Pattern::new(route)],
+        runbook_url: None,
+        dashboard_url: None,
+        contact: None,
+    };
+    Arc::new(Owners::new(vec![owner("search", "search"), owner("batch", "batch")]))
+}
+
+fn book(limits: BookLimits) -> Book {
+    Book::new(owners(), Thresholds::default(), limits)
+}
+
+#[test]
+fn two_owners_have_two_buckets_and_two_alerts() {
+    let mut book = book(BookLimits::default());
+    for (route, workspace) in [("search", "wrkspc_1"), ("batch", "wrkspc_2")] {
+        book.head(&head(route, "claude-opus-5-5", limits(workspace, 6_000), at(0.0)));
+    }
+    let alerts = book.alerts(at(0.0));
+    let pressure: Vec<_> = alerts.iter().filter(|a| a.name == AlertName::BucketPressure).collect();
+    assert_eq!(pressure.len(), 2);
+    let owners: Vec<_> = pressure.iter().map(|a| a.identity.owner.id.as_str()).collect();
+    assert_eq!(owners, ["batch", "search"]);
+}
+
+#[test]
+fn unnamed_accounts_are_kept_apart_and_shown_as_their_worst() {
+    let mut book = book(BookLimits::default());
+    for (workspace, remaining) in [("wrkspc_1", 50_000), ("wrkspc_2", 20_000), ("wrkspc_1", 50_000)] {
+        book.head(&head("other", "claude-opus-5-5", limits(workspace, remaining), at(1.0)));
+    }
+    let snapshot = book.snapshot(at(1.0));
+    assert_eq!(snapshot.buckets.len(), 1, "one set of labels, one row");
+    assert!(snapshot.buckets[0].owner.id.is_unnamed());
+    assert_eq!(snapshot.buckets[0].remaining, Some(Amount::new(20_000)));
+}
+
+#[test]
+fn token_counting_is_another_pool() {
+    let mut book = book(BookLimits::default());
+    let mut counting = head("search", "claude-opus-5-5", limits("w", 1_000), at(0.0));
+    counting.call = Arc::new(Call { path: "/v1/messages/count_tokens".into(), ..(*call("search")).clone() });
+    book.head(&counting);
+    assert_eq!(book.snapshot(at(0.0)).buckets[0].limiter.as_str(), "count_tokens_input_tokens");
+}
+
+#[test]
+fn the_table_of_buckets_is_bounded_and_says_what_it_folded() {
+    let mut book = book(BookLimits { buckets: 100, ..BookLimits::default() });
+    for n in 0..10_000 {
+        book.head(&head("search", &format!("model-{n}"), limits("w", 50_000), at(f64::from(n) / 1_000.0)));
+    }
+    let snapshot = book.snapshot(at(10.0));
+    assert_eq!(snapshot.buckets.len(), 100);
+    assert_eq!(snapshot.folded, 9_900);
+    // What is no longer observed makes room for what is.
+    book.head(&head("search", "fresh", limits("w", 50_000), at(100.0)));
+    assert!(book.snapshot(at(100.0)).buckets.iter().any(|b| b.model.as_str() == "fresh"));
+}
+
+#[test]
+fn idle_buckets_expire() {
+    let mut book = book(BookLimits::default());
+    book.head(&head("search", "claude-opus-5-5", limits("w", 50_000), at(0.0)));
+    book.tick(at(60.0));
+    assert_eq!(book.snapshot(at(60.0)).buckets.len(), 1);
+    book.tick(at(120.0));
+    let stale = &book.snapshot(at(120.0)).buckets[0];
+    assert_eq!((stale.remaining, stale.utilization), (None, None), "unobserved is absent, not full");
+    book.tick(at(1_000.0));
+    assert_eq!(book.snapshot(at(1_000.0)).buckets.len(), 0);
+}
+
+#[test]
+fn a_throttle_alert_begins_at_the_refusal_and_ends_a_minute_after_the_last() {
+    let mut book = book(BookLimits::default());
+    for second in [0.0, 30.0] {
+        book.end(end("search", 429, limits("w", 0), 10, at(second)));
+    }
+    let throttled = |book: &Book, now| book.alerts(now).iter().filter(|a| a.name == AlertName::Throttled).count();
+    assert_eq!(throttled(&book, at(30.0)), 1);
+    book.tick(at(89.0));
+    assert_eq!(throttled(&book, at(89.0)), 1);
+    book.tick(at(90.0));
+    assert_eq!(throttled(&book, at(90.0)), 0);
+}
+
+#[test]
+fn overload_and_bad_requests_raise_no_throttle_alert() {
+    let mut book = book(BookLimits::default());
+    for status in [529, 500, 400, 503] {
+        let judged = book.end(end("search", status, Arc::default(), 10, at(0.0)));
+        assert!(!judged.verdict.expect("a failure is judged").class.is_limit());
+    }
+    assert_eq!(book.alerts(at(0.0)).len(), 0);
+}
+
+#[test]
+fn a_429_with_room_in_every_bucket_on_a_steep_rise_is_a_burst() {
+    let mut book = book(BookLimits::default());
+    for n in 0..30 {
+        book.head(&head("search", "claude-opus-5-5", limits("w", 50_000), at(f64::from(n) / 10.0)));
+    }
+    let judged = book.end(end("search", 429, limits("w", 50_000), 10, at(3.0)));
+    let verdict = judged.verdict.unwrap();
+    assert_eq!((verdict.class, verdict.rule.id), (Class::Burst, "burst_steep"));
+    assert_eq!((judged.owner.id.as_str(), judged.owner.kind), ("search", OwnerKind::TrafficShape));
+}
+
+#[test]
+fn a_smaller_success_eases_an_incident_and_a_comparable_one_closes_it() {
+    let mut book = book(BookLimits::default());
+    let full = || limits("w", 60_000);
+    book.end(end("search", 200, full(), 1_000, at(0.0)));
+    book.end(end("search", 429, limits("w", 0), 1_000, at(1.0)));
+    book.end(end("search", 429, limits("w", 0), 1_000, at(2.0)));
+    let incident = |book: &Book| book.snapshot(at(9.0)).incidents[0].1.clone();
+    let open = incident(&book).open.expect("open");
+    assert_eq!(open.failures, 2);
+    assert_eq!((open.first.at, open.current.at), (at(1.0), at(2.0)));
+    book.end(end("search", 200, full(), 100, at(3.0)));
+    assert_eq!(incident(&book).open.expect("eased, not closed").eased, Some(at(3.0)));
+    book.end(end("search", 200, full(), 900, at(4.0)));
+    assert!(incident(&book).open.is_none());
+}
+
+#[test]
+fn rejections_are_bounded_and_none_is_lost() {
+    let mut book = book(BookLimits { rejections: 10, ..BookLimits::default() });
+    for n in 0..500 {
+        let mut failed = end("search", 429, limits("w", 0), 10, at(0.0));
+        failed.model = Some(ModelGroup::of_model(&format!("m{n}")));
+        book.end(failed);
+    }
+    let snapshot = book.snapshot(at(0.0));
+    assert!(snapshot.rejections.len() <= 11, "{}", snapshot.rejections.len());
+    assert_eq!(snapshot.rejections.iter().map(|r| r.count).sum::<u64>(), 500);
+}

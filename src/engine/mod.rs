@@ -1,0 +1,17 @@
+//! From observations to pressure, forecasts, alerts and incidents. Pure: `now` is passed in, there
+//! is no IO and nothing fails. Only [`task`] touches the outside.
+
+pub mod alert;
+mod book;
+mod bucket;
+mod incident;
+mod snapshot;
+pub mod task;
+mod window;
+
+pub use alert::{Alert, AlertName, Identity, Severity, Thresholds};
+pub use book::{Book, BookLimits, BucketKey, Judged};
+pub use bucket::{Bucket, Forecast};
+pub use incident::{Attempt, Incident};
+pub use snapshot::{BucketView, RejectionKey, RejectionView, Snapshot};
+pub use window::Window;

@@ -1,0 +1,186 @@
+//! The engine's only shell: takes observations from a queue, lets time pass, publishes what it
+//! knows. A panic in the pure part is caught, counted, and costs one observation.
+
+use super::alert::Alert;
+use super::book::{Book, Judged};
+use super::snapshot::Snapshot;
+use crate::clock::Clock;
+use crate::ledger::Ledger;
+use crate::observation::Observation;
+use crate::stats::Stats;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often alerts are evaluated without an observation (a second would cost foresight).
+const TICK: Duration = Duration::from_millis(200);
+/// How often a snapshot is published at most.
+const PUBLISH: Duration = Duration::from_millis(500);
+/// Observations taken from the queue at once.
+const BATCH: usize = 256;
+
+/// Capacity of the queue to the engine.
+pub const QUEUE: usize = 8_192;
+
+/// What the engine publishes.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The newest snapshot.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The alerts that are up; changes the moment one begins or ends.
+    pub alerts: watch::Receiver<Arc<Vec<Alert>>>,
+}
+
+/// What the engine runs with.
+pub struct Parts {
+    /// The pure part.
+    pub book: Book,
+    /// Where observations come from.
+    pub observations: mpsc::Receiver<Observation>,
+    /// Where judged calls go.
+    pub judged: mpsc::Sender<Judged>,
+    /// Totals that the hop keeps.
+    pub ledger: Arc<Ledger>,
+    /// Counters about ourselves.
+    pub stats: Arc<Stats>,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Starts the engine; it ends when the last sender of observations is gone.
+pub fn spawn(parts: Parts) -> (Published, tokio::task::JoinHandle<()>) {
+    let (snapshot_tx, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+    let (alert_tx, alerts) = watch::channel(Arc::new(Vec::new()));
+    let engine = Engine { parts, snapshot_tx, alert_tx, alerts_version: 0, published: None };
+    (Published { snapshots, alerts }, tokio::spawn(engine.run()))
+}
+
+struct Engine {
+    parts: Parts,
+    snapshot_tx: watch::Sender<Arc<Snapshot>>,
+    alert_tx: watch::Sender<Arc<Vec<Alert>>>,
+    alerts_version: u64,
+    published: Option<tokio::time::Instant>,
+}
+
+impl Engine {
+    async fn run(mut self) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                taken = self.parts.observations.recv_many(&mut batch, BATCH) => {
+                    if taken == 0 {
+                        break;
+                    }
+                    for observation in batch.drain(..) {
+                        self.take(observation);
+                    }
+                }
+                _ = ticks.tick() => {
+                    self.tick();
+                }
+            }
+            self.publish_alerts();
+            self.publish_snapshot(false);
+        }
+        self.publish_alerts();
+        self.publish_snapshot(true);
+    }
+
+    fn take(&mut self, observation: Observation) {
+        let book = &mut self.parts.book;
+        let judged = catch_unwind(AssertUnwindSafe(|| match observation {
+            Observation::Head(head) => {
+                book.head(&head);
+                None
+            }
+            Observation::End(end) => Some(book.end(end)),
+        }));
+        match judged {
+            Ok(Some(judged)) => self.hand_on(judged),
+            Ok(None) => {}
+            Err(_) => self.parts.stats.panics.up(),
+        }
+    }
+
+    fn hand_on(&self, judged: Judged) {
+        if let Some(verdict) = &judged.verdict {
+            tracing::info!(
+                route = %judged.end.call.route,
+                status = judged.end.status,
+                verdict = verdict.class.as_str(),
+                owner = %judged.owner.id,
+                owner_kind = judged.owner.kind.as_str(),
+                limiter = verdict.limiter.as_ref().map(|l| l.as_str()),
+                evidence = verdict.rule.rung.as_str(),
+                rule = verdict.rule.id,
+                request_id = judged.end.limits.request_id.as_deref(),
+                "call failed"
+            );
+        }
+        if self.parts.judged.try_send(judged).is_err() {
+            self.parts.stats.spans.dropped.up();
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.parts.clock.adopt_step() {
+            tracing::warn!("the system clock stepped; times follow it");
+        }
+        self.parts.stats.queue_depth.set(self.parts.observations.len() as u64);
+        let now = self.parts.clock.now();
+        let book = &mut self.parts.book;
+        if catch_unwind(AssertUnwindSafe(|| book.tick(now))).is_err() {
+            self.parts.stats.panics.up();
+        }
+    }
+
+    fn publish_alerts(&mut self) {
+        let version = self.parts.book.alerts_version();
+        if version == self.alerts_version {
+            return;
+        }
+        self.alerts_version = version;
+        let alerts = Arc::new(self.parts.book.alerts(self.parts.clock.now()));
+        let before = self.alert_tx.send_replace(alerts.clone());
+        log_changes(&before, &alerts);
+    }
+
+    fn publish_snapshot(&mut self, now: bool) {
+        if !now && self.published.is_some_and(|at| at.elapsed() < PUBLISH) {
+            return;
+        }
+        self.published = Some(tokio::time::Instant::now());
+        let ledger = &self.parts.ledger;
+        let mut snapshot = self.parts.book.snapshot(self.parts.clock.now());
+        snapshot.totals = ledger.read();
+        snapshot.in_flight = ledger.in_flight();
+        snapshot.folded += ledger.folded();
+        self.snapshot_tx.send_replace(Arc::new(snapshot));
+    }
+}
+
+fn log_changes(before: &[Alert], after: &[Alert]) {
+    let same = |a: &Alert, b: &Alert| a.name == b.name && a.identity == b.identity;
+    let log = |alert: &Alert, what: &str| {
+        tracing::warn!(
+            alert = alert.name.as_str(),
+            owner = %alert.identity.owner.id,
+            owner_kind = alert.identity.owner.kind.as_str(),
+            limiter = alert.identity.limiter.as_str(),
+            model = alert.identity.model.as_str(),
+            route = %alert.route,
+            "{what}"
+        );
+    };
+    for alert in after.iter().filter(|a| !before.iter().any(|b| same(a, b))) {
+        log(alert, "alert began");
+    }
+    for alert in before.iter().filter(|b| !after.iter().any(|a| same(a, b))) {
+        log(alert, "alert ended");
+    }
+}

@@ -1,0 +1,187 @@
+//! Totals that must never be lost: requests, tokens, calls in flight. Atomics, nothing else.
+//!
+//! The hop settles them itself, in a drop guard, so they are right even when the queue to the
+//! engine is full or a dialect has panicked. The table is bounded: models past the limit share the
+//! row `_other`, and statuses that nobody documents are counted as their class.
+
+use crate::observation::Usage;
+use crate::route::{ModelGroup, Owner, RouteName, Surface};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// What totals are kept by. Exactly the labels they are exported with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TotalsKey {
+    /// The route.
+    pub route: RouteName,
+    /// The surface, as the answer proved it.
+    pub surface: Surface,
+    /// The owner of the surface's quota.
+    pub owner: Owner,
+    /// The model group.
+    pub model: ModelGroup,
+    /// HTTP status; absent where no response came.
+    pub status: Option<u16>,
+}
+
+/// Totals of one row. Requests, and tokens by type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Calls that ended.
+    pub requests: u64,
+    /// Input tokens after the last cache breakpoint.
+    pub input: u64,
+    /// Input tokens written to the cache.
+    pub cache_write: u64,
+    /// Input tokens read from the cache.
+    pub cache_read: u64,
+    /// Generated tokens.
+    pub output: u64,
+}
+
+#[derive(Debug, Default)]
+struct Row {
+    requests: AtomicU64,
+    input: AtomicU64,
+    cache_write: AtomicU64,
+    cache_read: AtomicU64,
+    output: AtomicU64,
+}
+
+/// The totals of everything that passed.
+#[derive(Debug)]
+pub struct Ledger {
+    rows: RwLock<HashMap<TotalsKey, Arc<Row>>>,
+    max_rows: usize,
+    folded: AtomicU64,
+    in_flight: HashMap<RouteName, AtomicU64>,
+}
+
+impl Ledger {
+    /// A ledger for these routes, with at most `max_rows` rows that name a model.
+    pub fn new(routes: impl IntoIterator<Item = RouteName>, max_rows: usize) -> Self {
+        Self {
+            rows: RwLock::default(),
+            max_rows,
+            folded: AtomicU64::new(0),
+            in_flight: routes.into_iter().map(|route| (route, AtomicU64::new(0))).collect(),
+        }
+    }
+
+    /// Counts a call in; returns how many are in flight on its route, this one among them.
+    pub fn begin(&self, route: &RouteName) -> u64 {
+        self.in_flight.get(route).map_or(0, |n| n.fetch_add(1, Relaxed) + 1)
+    }
+
+    /// Counts a call out and settles its totals.
+    pub fn settle(&self, mut key: TotalsKey, usage: Option<Usage>) {
+        if let Some(n) = self.in_flight.get(&key.route) {
+            // Saturating, so that a bug elsewhere shows as zero and not as 18 quintillion.
+            let _ = n.fetch_update(Relaxed, Relaxed, |n| Some(n.saturating_sub(1)));
+        }
+        key.status = key.status.map(documented_status);
+        let row = self.row(key);
+        row.requests.fetch_add(1, Relaxed);
+        if let Some(usage) = usage {
+            row.input.fetch_add(usage.input.get(), Relaxed);
+            row.cache_write.fetch_add(usage.cache_write.get(), Relaxed);
+            row.cache_read.fetch_add(usage.cache_read.get(), Relaxed);
+            row.output.fetch_add(usage.output.get(), Relaxed);
+        }
+    }
+
+    fn row(&self, mut key: TotalsKey) -> Arc<Row> {
+        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(row) = rows.get(&key) {
+            return row.clone();
+        }
+        drop(rows);
+        let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        if rows.len() >= self.max_rows && !rows.contains_key(&key) {
+            self.folded.fetch_add(1, Relaxed);
+            key.model = ModelGroup::other();
+        }
+        rows.entry(key).or_default().clone()
+    }
+
+    /// Calls that were counted in the row `_other` because the table was full.
+    pub fn folded(&self) -> u64 {
+        self.folded.load(Relaxed)
+    }
+
+    /// Calls in flight, by route.
+    pub fn in_flight(&self) -> Vec<(RouteName, u64)> {
+        let mut all: Vec<_> = self.in_flight.iter().map(|(r, n)| (r.clone(), n.load(Relaxed))).collect();
+        all.sort();
+        all
+    }
+
+    /// Every row, sorted by key.
+    pub fn read(&self) -> Vec<(TotalsKey, Totals)> {
+        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = rows
+            .iter()
+            .map(|(key, row)| {
+                let totals = Totals {
+                    requests: row.requests.load(Relaxed),
+                    input: row.input.load(Relaxed),
+                    cache_write: row.cache_write.load(Relaxed),
+                    cache_read: row.cache_read.load(Relaxed),
+                    output: row.output.load(Relaxed),
+                };
+                (key.clone(), totals)
+            })
+            .collect();
+        drop(rows);
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+}
+
+/// A status as it is counted: itself where it means something, else its class (`418` is `400`).
+fn documented_status(status: u16) -> u16 {
+    const DOCUMENTED: [u16; 19] =
+        [200, 201, 202, 204, 304, 400, 401, 402, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504];
+    if DOCUMENTED.contains(&status) || status == 529 { status } else { status / 100 * 100 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::Amount;
+    use crate::route::{OwnerId, OwnerKind};
+
+    fn key(model: &str, status: u16) -> TotalsKey {
+        TotalsKey {
+            route: RouteName::new("api"),
+            surface: Surface::AnthropicApi,
+            owner: Owner { id: OwnerId::unnamed(), kind: OwnerKind::AnthropicWorkspace },
+            model: ModelGroup::of_model(model),
+            status: Some(status),
+        }
+    }
+
+    #[test]
+    fn nothing_is_lost_when_the_table_is_full() {
+        let ledger = Ledger::new([RouteName::new("api")], 10);
+        let usage = Usage { input: Amount::new(3), ..Usage::default() };
+        for n in 0..1_000 {
+            ledger.begin(&RouteName::new("api"));
+            ledger.settle(key(&format!("model-{n}"), 200), Some(usage));
+        }
+        let rows = ledger.read();
+        assert_eq!(rows.len(), 11, "ten models and _other");
+        assert_eq!(rows.iter().map(|(_, t)| t.requests).sum::<u64>(), 1_000);
+        assert_eq!(rows.iter().map(|(_, t)| t.input).sum::<u64>(), 3_000);
+        assert_eq!(ledger.folded(), 990);
+        assert_eq!(ledger.in_flight()[0].1, 0);
+    }
+
+    #[test]
+    fn statuses_are_a_bounded_set() {
+        let statuses: std::collections::BTreeSet<u16> = (100..=999).map(documented_status).collect();
+        assert!(statuses.len() < 30, "{statuses:?}");
+        assert!(statuses.contains(&529) && statuses.contains(&429));
+    }
+}

@@ -1,0 +1,269 @@
+//! What one response, one log line or one poll told us: plain values that every source makes.
+//!
+//! A call is told in two steps, because a streamed answer can take minutes and its limit headers
+//! must not wait for the end: a [`Head`] when the response head is seen, an [`End`] when the call
+//! is over. Sources that learn of a call only afterwards send both at once.
+
+use crate::limit::{Amount, Reading, Timestamp};
+use crate::route::{ModelGroup, RouteName, Surface};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How a request was authenticated. Names the header shape, never the credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum AuthKind {
+    /// `x-api-key`.
+    ApiKey,
+    /// `Authorization: Bearer` with an API key or a token of unknown kind.
+    Bearer,
+    /// `Authorization: Bearer` that looks like an OAuth token. Does not prove a subscription:
+    /// workload-identity tokens look the same.
+    OauthBearer,
+    /// AWS Signature Version 4.
+    SigV4,
+    /// Nothing was sent.
+    None,
+    /// Not seen.
+    #[default]
+    Unknown,
+}
+
+impl AuthKind {
+    /// A word for logs and incidents.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ApiKey => "api_key",
+            Self::Bearer => "bearer",
+            Self::OauthBearer => "oauth_bearer",
+            Self::SigV4 => "sigv4",
+            Self::None => "none",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Which program sent a request, as far as it decides the surface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Client {
+    /// Claude Code (`claude-cli/…`).
+    ClaudeCode,
+    /// Anything else that named itself.
+    Other,
+    /// Nothing was said.
+    #[default]
+    Unknown,
+}
+
+/// Keyed hash of a credential. Stands in incidents and packets only, never in a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub [u8; 8]);
+
+impl std::fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+/// The credential of a call: a configured alias and a keyed hash, never the secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Credential {
+    /// The alias the configuration gives to this credential.
+    pub alias: Option<Arc<str>>,
+    /// Keyed hash of the secret.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+impl Credential {
+    /// The alias, or `unnamed`.
+    pub fn label(&self) -> &str {
+        self.alias.as_deref().unwrap_or(crate::route::UNNAMED)
+    }
+}
+
+/// What is known of a request from its head and body, as far as limits depend on it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct RequestShape {
+    /// Bytes of the body that passed.
+    pub body_bytes: u64,
+    /// `max_tokens` as asked.
+    pub max_tokens: Option<Amount>,
+    /// Whether a stream was asked for.
+    pub stream: Option<bool>,
+}
+
+/// One call, as every step of it repeats: who, where, what. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Unique within this process; ties [`Head`] and [`End`] together.
+    pub id: u64,
+    /// The configured route.
+    pub route: RouteName,
+    /// The route's configured surface, or what the request alone suggests.
+    pub surface: Surface,
+    /// How it was authenticated.
+    pub auth: AuthKind,
+    /// With which credential.
+    pub credential: Credential,
+    /// By which program.
+    pub client: Client,
+    /// Session id that Claude Code sends; folds retries together. Never a label.
+    pub session: Option<Arc<str>>,
+    /// The configured region, where the route has one.
+    pub region: Option<Arc<str>>,
+    /// When the request's head was read.
+    pub started: Timestamp,
+    /// `traceparent` as the caller sent it.
+    pub traceparent: Option<Arc<str>>,
+    /// HTTP method.
+    pub method: Arc<str>,
+    /// Path without its query.
+    pub path: Arc<str>,
+}
+
+/// Who answered, as the response's headers say.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Account {
+    /// `anthropic-organization-id`.
+    pub organization: Option<Arc<str>>,
+    /// `anthropic-workspace-id`.
+    pub workspace: Option<Arc<str>>,
+}
+
+/// What a response head says about limits.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Limits {
+    /// The account behind the credential.
+    pub account: Account,
+    /// Every limiter the headers name.
+    pub readings: Vec<Reading>,
+    /// `retry-after`, on errors only (200s carry it without meaning).
+    pub retry_after: Option<Duration>,
+    /// The provider's id for this request.
+    pub request_id: Option<Arc<str>>,
+    /// The unified (plan) header family is present.
+    pub unified: bool,
+    /// Some `anthropic-ratelimit-` header of the key family is present.
+    pub trios: bool,
+    /// The response says that it was paid from usage credits.
+    pub overage_in_use: bool,
+    /// The plan window that the provider says decides (`representative-claim`).
+    pub claim: Option<crate::limit::Limiter>,
+    /// The server's clock at the response, from its `Date` header.
+    pub server_time: Option<Timestamp>,
+    /// Limit headers that could not be read, were repeated with different values or contradicted
+    /// each other. Counted, never guessed at.
+    pub complaints: u32,
+}
+
+/// The response head of a call.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// The call.
+    pub call: Arc<Call>,
+    /// The model as far as the request body had passed.
+    pub model: Option<ModelGroup>,
+    /// When the head was seen.
+    pub at: Timestamp,
+    /// HTTP status.
+    pub status: u16,
+    /// What its headers say.
+    pub limits: Arc<Limits>,
+}
+
+/// Tokens that a provider says a call used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Input tokens after the last cache breakpoint.
+    pub input: Amount,
+    /// Input tokens written to the cache.
+    pub cache_write: Amount,
+    /// Input tokens read from the cache (free of the input limit).
+    pub cache_read: Amount,
+    /// Generated tokens.
+    pub output: Amount,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The answer passed whole.
+    Complete,
+    /// The client went away.
+    ClientGone,
+    /// The upstream could not be reached, or broke off.
+    UpstreamBroken,
+}
+
+impl Outcome {
+    /// A word for logs and spans.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientGone => "client_gone",
+            Self::UpstreamBroken => "upstream_broken",
+        }
+    }
+}
+
+/// What an error body says, as far as a dialect could read it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ErrorBody {
+    /// `error.type`.
+    pub kind: Option<String>,
+    /// `error.details.error_code`, or `error.code`.
+    pub code: Option<String>,
+    /// `error.message`.
+    pub message: Option<String>,
+    /// The text itself, cut at [`ErrorBody::MAX_BYTES`].
+    pub text: String,
+    /// The body was longer than was kept.
+    pub cut: bool,
+    /// The error came inside a stream whose status was a success.
+    pub in_stream: bool,
+}
+
+impl ErrorBody {
+    /// How much of an error body is kept.
+    pub const MAX_BYTES: usize = 64 * 1024;
+}
+
+/// The end of a call.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// The call.
+    pub call: Arc<Call>,
+    /// The model it named (request), or was answered by (response) where the request named none.
+    pub model: Option<ModelGroup>,
+    /// When it ended.
+    pub at: Timestamp,
+    /// HTTP status; absent if no response came.
+    pub status: Option<u16>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What the headers said, if there was a head.
+    pub limits: Arc<Limits>,
+    /// What the request asked for.
+    pub request: RequestShape,
+    /// Calls in flight on the route when this one began, itself among them.
+    pub concurrency: u64,
+    /// What was used, as far as told. On a broken stream: the last value seen, a lower bound.
+    pub usage: Option<Usage>,
+    /// The error, if the call failed in status or in stream.
+    pub error: Option<Box<ErrorBody>>,
+}
+
+impl End {
+    /// True if the provider or a gateway refused or failed this call.
+    pub fn failed(&self) -> bool {
+        self.status.is_none_or(|s| s >= 400) || self.error.is_some()
+    }
+}
+
+/// What a source hands on.
+#[derive(Clone, Debug)]
+pub enum Observation {
+    /// A response head.
+    Head(Head),
+    /// The end of a call.
+    End(Box<End>),
+}

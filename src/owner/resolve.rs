@@ -1,0 +1,167 @@
+//! From an account, a route and a kind to the owner that the configuration names.
+//!
+//! Rules are tried in the order in which they stand in the configuration and the first match
+//! wins: a person can follow that with a finger. What nothing matches is `unnamed`, and shown as
+//! such, never guessed.
+
+use crate::observation::Account;
+use crate::route::{Owner, OwnerId, OwnerKind, RouteName};
+
+/// A name or a pattern with `*` for any run of characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(String);
+
+impl Pattern {
+    /// A pattern; only `*` is special.
+    pub fn new(pattern: &str) -> Self {
+        Self(pattern.to_owned())
+    }
+
+    /// True if the whole of `text` matches.
+    pub fn matches(&self, text: &str) -> bool {
+        let mut parts = self.0.split('*');
+        let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
+        let parts: Vec<&str> = parts.collect();
+        let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+        for part in middle {
+            match rest.find(part) {
+                Some(at) => rest = &rest[at + part.len()..],
+                None => return false,
+            }
+        }
+        rest.ends_with(last)
+    }
+}
+
+/// One configured owner: what it matches, and whom to call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnerRule {
+    /// The owner's name.
+    pub id: OwnerId,
+    /// The kinds it may own; empty means any.
+    pub kinds: Vec<OwnerKind>,
+    /// Organisations it owns; empty means any.
+    pub organizations: Vec<Pattern>,
+    /// Workspaces it owns; empty means any.
+    pub workspaces: Vec<Pattern>,
+    /// Routes it owns; empty means any.
+    pub routes: Vec<Pattern>,
+    /// Its own runbook.
+    pub runbook_url: Option<String>,
+    /// Its dashboard.
+    pub dashboard_url: Option<String>,
+    /// Whom to call, as people write it.
+    pub contact: Option<String>,
+}
+
+impl OwnerRule {
+    fn matches(&self, kind: OwnerKind, account: &Account, route: &RouteName) -> bool {
+        let any = |patterns: &[Pattern], text: Option<&str>| {
+            patterns.is_empty() || text.is_some_and(|text| patterns.iter().any(|p| p.matches(text)))
+        };
+        (self.kinds.is_empty() || self.kinds.contains(&kind))
+            && any(&self.organizations, account.organization.as_deref())
+            && any(&self.workspaces, account.workspace.as_deref())
+            && any(&self.routes, Some(route.as_str()))
+    }
+}
+
+/// The configured owners, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owners(Vec<OwnerRule>);
+
+impl Owners {
+    /// Owners in the order in which they are tried.
+    pub fn new(rules: Vec<OwnerRule>) -> Self {
+        Self(rules)
+    }
+
+    /// Every configured owner.
+    pub fn iter(&self) -> impl Iterator<Item = &OwnerRule> {
+        self.0.iter()
+    }
+
+    /// The owner of limits of `kind` for this account on this route.
+    pub fn resolve(&self, kind: OwnerKind, account: &Account, route: &RouteName) -> Owner {
+        let id = self.0.iter().find(|rule| rule.matches(kind, account, route)).map(|rule| rule.id.clone());
+        Owner { id: id.unwrap_or_else(OwnerId::unnamed), kind }
+    }
+
+    /// The owner of a verdict. The shape of traffic and a provider's overload are nobody's quota:
+    /// if no owner is configured for those kinds, the people of the route are told, because it is
+    /// their traffic that fails.
+    pub fn resolve_for(&self, kind: OwnerKind, home: OwnerKind, account: &Account, route: &RouteName) -> Owner {
+        let own = self.0.iter().find(|r| r.kinds.contains(&kind) && r.matches(kind, account, route));
+        match own {
+            Some(rule) => Owner { id: rule.id.clone(), kind },
+            None => Owner { id: self.resolve(home, account, route).id, kind },
+        }
+    }
+
+    /// The configured owner of this name.
+    pub fn get(&self, id: &OwnerId) -> Option<&OwnerRule> {
+        self.0.iter().find(|rule| rule.id == *id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(id: &str) -> OwnerRule {
+        OwnerRule {
+            id: OwnerId::new(id),
+            kinds: Vec::new(),
+            organizations: Vec::new(),
+            workspaces: Vec::new(),
+            routes: Vec::new(),
+            runbook_url: None,
+            dashboard_url: None,
+            contact: None,
+        }
+    }
+
+    #[test]
+    fn patterns_match_whole_names() {
+        for (pattern, text, wanted) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("a*", "abc", true),
+            ("*c", "abc", true),
+            ("a*c", "abc", true),
+            ("a*b*c", "axxbyyc", true),
+            ("a*b*c", "axxc", false),
+            ("*", "", true),
+            ("ab*ba", "aba", false),
+        ] {
+            assert_eq!(Pattern::new(pattern).matches(text), wanted, "{pattern} on {text}");
+        }
+    }
+
+    #[test]
+    fn the_first_matching_owner_wins_and_nothing_is_guessed() {
+        let owners = Owners::new(vec![
+            OwnerRule { workspaces: vec![Pattern::new("wrkspc_1")], ..rule("search") },
+            OwnerRule { routes: vec![Pattern::new("batch-*")], ..rule("batch") },
+        ]);
+        let account = |ws: &str| Account { organization: None, workspace: Some(ws.into()) };
+        let (api, batch) = (RouteName::new("api"), RouteName::new("batch-1"));
+        let kind = OwnerKind::AnthropicWorkspace;
+        assert_eq!(owners.resolve(kind, &account("wrkspc_1"), &batch).id.as_str(), "search");
+        assert_eq!(owners.resolve(kind, &account("wrkspc_2"), &batch).id.as_str(), "batch");
+        assert!(owners.resolve(kind, &account("wrkspc_2"), &api).id.is_unnamed());
+        assert!(owners.resolve(kind, &Account::default(), &api).id.is_unnamed(), "an unseen workspace matches nothing");
+    }
+
+    #[test]
+    fn a_burst_goes_to_the_people_whose_traffic_it_is() {
+        let owners = Owners::new(vec![OwnerRule { kinds: vec![OwnerKind::AnthropicWorkspace], ..rule("search") }]);
+        let owner = owners.resolve_for(
+            OwnerKind::TrafficShape,
+            OwnerKind::AnthropicWorkspace,
+            &Account::default(),
+            &RouteName::new("api"),
+        );
+        assert_eq!((owner.id.as_str(), owner.kind), ("search", OwnerKind::TrafficShape));
+    }
+}

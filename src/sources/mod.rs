@@ -1,0 +1,3 @@
+//! Where observations come from. Passive sources see traffic; none knows an exporter.
+
+pub mod proxy;

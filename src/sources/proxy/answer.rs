@@ -1,0 +1,287 @@
+//! Reads an answer while it passes: usage, model and errors from JSON, from events, from error
+//! bodies. Bounded: of a stream only the few events that carry usage or errors are looked at.
+
+use super::decode::{Decoder, Reader};
+use super::scan::Scanner;
+use crate::dialects::{anthropic, error_text};
+use crate::observation::{ErrorBody, Usage};
+use http::{HeaderMap, StatusCode, header};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// Longest line of an event stream that is kept; longer ones are content, and skipped.
+const MAX_LINE: usize = 64 * 1024;
+/// Largest `usage` object that is read.
+const MAX_USAGE: usize = 16 * 1024;
+
+/// What an answer said.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Said {
+    /// Tokens used.
+    pub usage: Option<Usage>,
+    /// The model that answered.
+    pub model: Option<String>,
+    /// The error, in body or stream.
+    pub error: Option<ErrorBody>,
+}
+
+/// A tap on one answer's body.
+pub struct Answer {
+    decoder: Option<Decoder<Shape>>,
+    unread: bool,
+}
+
+impl Answer {
+    /// A tap for an answer with this head.
+    pub fn new(status: StatusCode, headers: &HeaderMap) -> Self {
+        let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let shape = if status.as_u16() >= 400 {
+            Shape::Error { kept: Vec::new(), cut: false }
+        } else if kind.starts_with("text/event-stream") {
+            Shape::Events(Events::default())
+        } else if kind.contains("json") {
+            Shape::Json(Box::new(Scanner::new(["usage", "model"], MAX_USAGE)))
+        } else {
+            return Self { decoder: None, unread: false };
+        };
+        let decoder = Decoder::new(headers.get(header::CONTENT_ENCODING), shape).ok();
+        Self { unread: decoder.is_none(), decoder }
+    }
+
+    /// Takes in the next bytes as they passed.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        if let Some(decoder) = &mut self.decoder
+            && decoder.feed(bytes).is_err()
+        {
+            // What was read so far still stands: it is a lower bound.
+            self.unread = true;
+        }
+    }
+
+    /// True if some of the body could not be read.
+    pub fn unread(&self) -> bool {
+        self.unread
+    }
+
+    /// What was said, at the end.
+    pub fn said(&mut self) -> Said {
+        match self.decoder.as_mut().map(Decoder::reader) {
+            None => Said::default(),
+            Some(Shape::Error { kept, cut }) => {
+                Said { error: Some(error_text::read(kept, *cut, false)), ..Said::default() }
+            }
+            Some(Shape::Events(events)) => std::mem::take(&mut events.said),
+            Some(Shape::Json(scanner)) => Said {
+                usage: scanner.value(0).and_then(|json| anthropic::merge_usage(None, json)),
+                model: scanner.value(1).and_then(|json| serde_json::from_slice(json).ok()),
+                error: None,
+            },
+        }
+    }
+}
+
+/// What kind of body it is.
+enum Shape {
+    Error { kept: Vec<u8>, cut: bool },
+    Events(Events),
+    Json(Box<Scanner<2>>),
+}
+
+impl Reader for Shape {
+    fn read(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Error { kept, cut } => {
+                let room = ErrorBody::MAX_BYTES.saturating_sub(kept.len());
+                kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                *cut |= bytes.len() > room;
+            }
+            Self::Events(events) => events.read(bytes),
+            Self::Json(scanner) => scanner.feed(bytes),
+        }
+    }
+}
+
+/// The events that carry something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Event {
+    Start,
+    Delta,
+    Error,
+    /// Content, pings, and whatever is added later.
+    #[default]
+    Other,
+}
+
+#[derive(Default)]
+struct Events {
+    line: Vec<u8>,
+    /// The line is too long to be of interest; skip to its end.
+    skip: bool,
+    event: Event,
+    said: Said,
+}
+
+impl Events {
+    fn read(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = memchr::memchr(b'\n', bytes) {
+            self.append(&bytes[..end]);
+            if !self.skip {
+                let line = std::mem::take(&mut self.line);
+                self.whole_line(line.strip_suffix(b"\r").unwrap_or(&line));
+                self.line = line;
+            }
+            self.line.clear();
+            self.skip = false;
+            bytes = &bytes[end + 1..];
+        }
+        self.append(bytes);
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        // Of an event that carries nothing the data need not be kept at all.
+        let starts_content = self.event == Event::Other && self.line.is_empty() && bytes.starts_with(b"data");
+        if self.skip || starts_content || self.line.len() + bytes.len() > MAX_LINE {
+            self.skip = !bytes.is_empty() || self.skip;
+            self.line.clear();
+        } else {
+            self.line.extend_from_slice(bytes);
+        }
+    }
+
+    fn whole_line(&mut self, line: &[u8]) {
+        if line.is_empty() {
+            self.event = Event::Other;
+        } else if let Some(name) = field(line, b"event") {
+            self.event = match name {
+                b"message_start" => Event::Start,
+                b"message_delta" => Event::Delta,
+                b"error" => Event::Error,
+                _ => Event::Other,
+            };
+        } else if let Some(data) = field(line, b"data") {
+            self.data(data);
+        }
+    }
+
+    fn data(&mut self, data: &[u8]) {
+        match self.event {
+            Event::Start => {
+                if let Ok(Start { message }) = serde_json::from_slice::<Start<'_>>(data) {
+                    self.said.model = message.model.or(self.said.model.take());
+                    self.merge(message.usage);
+                }
+            }
+            Event::Delta => {
+                if let Ok(Delta { usage }) = serde_json::from_slice::<Delta<'_>>(data) {
+                    self.merge(usage);
+                }
+            }
+            Event::Error => self.said.error = Some(error_text::read(data, false, true)),
+            Event::Other => {}
+        }
+    }
+
+    fn merge(&mut self, usage: Option<&RawValue>) {
+        if let Some(usage) = usage {
+            self.said.usage = anthropic::merge_usage(self.said.usage, usage.get().as_bytes());
+        }
+    }
+}
+
+fn field<'l>(line: &'l [u8], name: &[u8]) -> Option<&'l [u8]> {
+    let value = line.strip_prefix(name)?.strip_prefix(b":")?;
+    Some(value.strip_prefix(b" ").unwrap_or(value))
+}
+
+#[derive(Deserialize)]
+struct Start<'a> {
+    #[serde(borrow)]
+    message: Message<'a>,
+}
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    model: Option<String>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Delta<'a> {
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    const STREAM: &str = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"model\":\"claude-opus-5-5\",\"usage\":{\"input_tokens\":12,\"cache_read_input_tokens\":5,\"output_tokens\":1}}}\n\nevent: ping\ndata: {\"type\":\"ping\"}\n\nevent: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"event: error\"}}\n\nevent: message_delta\ndata: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":4}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+
+    fn read(status: u16, kind: &'static str, body: &[u8], chunk: usize) -> Said {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        let mut answer = Answer::new(StatusCode::from_u16(status).unwrap(), &headers);
+        body.chunks(chunk).for_each(|part| answer.feed(part));
+        answer.said()
+    }
+
+    #[test]
+    fn a_stream_gives_its_last_usage_however_it_is_cut() {
+        for text in [STREAM.to_owned(), STREAM.replace('\n', "\r\n")] {
+            for chunk in 1..80 {
+                let said = read(200, "text/event-stream; charset=utf-8", text.as_bytes(), chunk);
+                let usage = said.usage.expect("usage");
+                assert_eq!((usage.input.get(), usage.output.get(), usage.cache_read.get()), (12, 4, 5));
+                assert_eq!(said.model.as_deref(), Some("claude-opus-5-5"));
+                assert_eq!(said.error, None, "text that looks like an event is content");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_cut_mid_event_keeps_what_it_said() {
+        let cut = STREAM.find("\"output_tokens\":4").unwrap();
+        let said = read(200, "text/event-stream", &STREAM.as_bytes()[..cut], 10);
+        assert_eq!(said.usage.unwrap().output.get(), 1, "a lower bound");
+    }
+
+    #[test]
+    fn an_error_inside_a_success_is_seen() {
+        let stream = format!(
+            "{}event: error\ndata: {{\"type\":\"error\",\"error\":{{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}}}\n\n",
+            &STREAM[..STREAM.find("event: ping").unwrap()]
+        );
+        let error = read(200, "text/event-stream", stream.as_bytes(), 9).error.expect("error");
+        assert!(error.in_stream);
+        assert_eq!(error.kind.as_deref(), Some("overloaded_error"));
+    }
+
+    #[test]
+    fn lines_without_end_do_not_grow_memory() {
+        let mut events = Events::default();
+        for _ in 0..1_000 {
+            events.read(&[b'x'; 10_000]);
+            assert!(events.line.capacity() <= 4 * MAX_LINE);
+        }
+        events.read(b"\n\nevent: message_delta\ndata: {\"usage\":{\"output_tokens\":9}}\n\n");
+        assert_eq!(events.said.usage.unwrap().output.get(), 9, "and the stream is followed on");
+    }
+
+    #[test]
+    fn a_json_answer_gives_usage_and_model() {
+        let body = br#"{"id":"msg","content":[{"text":"\"usage\":{}"}],"model":"claude-opus-5-5","usage":{"input_tokens":12,"output_tokens":4}}"#;
+        let said = read(200, "application/json", body, 7);
+        assert_eq!(said.usage.unwrap().input.get(), 12);
+        assert_eq!(said.model.as_deref(), Some("claude-opus-5-5"));
+    }
+
+    #[test]
+    fn an_error_body_is_kept_up_to_its_limit() {
+        let body = vec![b'x'; ErrorBody::MAX_BYTES * 3];
+        let error = read(502, "text/html", &body, 5_000).error.unwrap();
+        assert_eq!(error.text.len(), ErrorBody::MAX_BYTES);
+        assert!(error.cut);
+    }
+}

@@ -1,0 +1,4 @@
+//! The transparent hop.
+pub mod answer;
+pub mod decode;
+pub mod scan;

@@ -1,0 +1,61 @@
+//! Counters about ourselves: what was dropped, refused, repaired or failed. Atomics, nothing else.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A counter that only goes up.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// One more.
+    pub fn up(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    /// `n` more.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// How many.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    /// Sets a level (for depths and times, which do go down).
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+}
+
+/// Deliveries of one exporter.
+#[derive(Debug, Default)]
+pub struct Deliveries {
+    /// Deliveries that were accepted.
+    pub sent: Count,
+    /// Deliveries that failed or were refused.
+    pub failed: Count,
+    /// Items that were dropped because the exporter's queue was full.
+    pub dropped: Count,
+}
+
+/// Everything that Plimsoll counts about itself.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Observations that the full queue to the engine refused.
+    pub tap_dropped: Count,
+    /// Panics of measuring code that were caught; the traffic went on.
+    pub panics: Count,
+    /// Limit headers that could not be read.
+    pub complaints: Count,
+    /// Answers whose body could not be decoded or was cut; the traffic went on.
+    pub unread_bodies: Count,
+    /// Observations in the queue to the engine.
+    pub queue_depth: Count,
+    /// Spans.
+    pub spans: Deliveries,
+    /// Alerts posted to Alertmanagers.
+    pub alertmanager: Deliveries,
+    /// Metrics pushed by OTLP.
+    pub otlp: Deliveries,
+}
