@@ -1,1 +1,7 @@
-fn main(){}
+//! The `plimsoll` command. Flags, runtime, exit codes; everything else is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    plimsoll::cli::main()
+}

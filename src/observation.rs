@@ -253,9 +253,18 @@ pub struct End {
 }
 
 impl End {
-    /// True if the provider or a gateway refused or failed this call.
+    /// True if the provider or a gateway refused or failed this call. A client that went away
+    /// before an answer came proves nothing either way.
     pub fn failed(&self) -> bool {
-        self.status.is_none_or(|s| s >= 400) || self.error.is_some()
+        match self.status {
+            Some(status) => status >= 400 || self.error.is_some(),
+            None => self.outcome == Outcome::UpstreamBroken,
+        }
+    }
+
+    /// True if the answer passed whole and was a success.
+    pub fn succeeded(&self) -> bool {
+        !self.failed() && self.status.is_some() && self.outcome == Outcome::Complete
     }
 }
 

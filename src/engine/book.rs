@@ -201,7 +201,9 @@ impl Book {
         let account = &end.limits.account;
         if !end.failed() {
             let owner = self.owners.resolve(surface.owner_kind(), account, &call.route);
-            self.incident(&call.route).success(&end);
+            if end.succeeded() {
+                self.incident(&call.route).success(&end);
+            }
             return Judged { end, surface, owner, verdict: None };
         }
         let silent = ErrorBody::default();
@@ -209,6 +211,7 @@ impl Book {
         let mut evidence = Evidence::new(end.status, &end.limits, error, surface);
         evidence.client = call.client;
         evidence.path = &call.path;
+        evidence.no_response = end.status.is_none();
         evidence.steep = self.arrivals.get(&call.route).is_some_and(|a| a.steep(end.at));
         let verdict = judge(&evidence);
         drop(evidence);
@@ -239,6 +242,7 @@ impl Book {
             limiter: verdict.limiter.clone(),
             window,
             model: model.clone(),
+            region: end.call.region.clone(),
             class: verdict.class,
             rung: verdict.rule.rung,
         };

@@ -10,6 +10,7 @@ pub mod task;
 mod window;
 
 pub use alert::{Alert, AlertName, Identity, Severity, Thresholds};
+pub(crate) use book::proved_surface;
 pub use book::{Book, BookLimits, BucketKey, Judged};
 pub use bucket::{Bucket, Forecast};
 pub use incident::{Attempt, Incident};

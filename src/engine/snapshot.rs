@@ -57,6 +57,8 @@ pub struct RejectionKey {
     pub window: Window,
     /// The model group.
     pub model: ModelGroup,
+    /// The region, where it splits the pool.
+    pub region: Option<Arc<str>>,
     /// Whose limit.
     pub class: Class,
     /// The kind of proof.

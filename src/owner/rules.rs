@@ -22,6 +22,14 @@ pub static RULES: &[Rule] = &[
         when: |e| Hit::when(e.status.is_some_and(|s| s < 400) && !e.error.in_stream && e.error.kind.is_none()),
     },
     Rule {
+        id: "no_response",
+        rung: Rung::Code,
+        class: Class::NotALimit,
+        confidence: Confidence::Exact,
+        why: "No response came: the upstream could not be reached or broke off.",
+        when: |e| Hit::when(e.no_response),
+    },
+    Rule {
         id: "context_length",
         rung: Rung::Wording,
         class: Class::NotALimit,

@@ -57,9 +57,10 @@ impl Class {
         }
     }
 
-    /// True if somebody's limit refused the call (so that `PlimsollThrottled` speaks of it).
+    /// True if somebody's limit refused the call, proved or not yet (so that `PlimsollThrottled`
+    /// speaks of it).
     pub const fn is_limit(self) -> bool {
-        !matches!(self, Self::ProviderOverload | Self::NotALimit | Self::Unknown)
+        !matches!(self, Self::ProviderOverload | Self::NotALimit)
     }
 
     /// The kind of owner; money is held by whoever holds the surface's quota.
@@ -168,6 +169,8 @@ pub struct Evidence<'a> {
     pub path: &'a str,
     /// Own traffic has just risen steeply.
     pub steep: bool,
+    /// The upstream could not be reached, or broke off before it answered.
+    pub no_response: bool,
 }
 
 impl<'a> Evidence<'a> {
@@ -178,7 +181,7 @@ impl<'a> Evidence<'a> {
             words.push_str(" | ");
             words.push_str(&plain(&error.text[..floor_char(&error.text, MAX_WORDS)]));
         }
-        Self { status, limits, error, words, surface, client: Client::Unknown, path: "", steep: false }
+        Self { status, limits, error, words, surface, client: Client::Unknown, path: "", steep: false, no_response: false }
     }
 
     /// True if any of these words stands in message or body.

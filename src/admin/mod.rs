@@ -1,0 +1,147 @@
+//! The metrics port: `/metrics`, health, runbooks. Read-only, and safe to show to the network.
+
+pub mod runbooks;
+
+use crate::clock::Clock;
+use crate::exporters::catalogue::Facts;
+use crate::exporters::prometheus::{Format, render};
+use crate::engine::Snapshot;
+use crate::stop::Stop;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// A snapshot older than this means that the engine hangs.
+const STALE: Duration = Duration::from_secs(5);
+/// How long a client may take to send a request head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most connections at once.
+const MAX_CONNECTIONS: usize = 64;
+
+/// What the port serves from.
+#[derive(Debug)]
+pub struct Site {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    facts: Arc<Facts>,
+    draining: Stop,
+    clock: Clock,
+    started: Instant,
+}
+
+/// A port that is listening.
+#[derive(Debug)]
+pub struct Admin {
+    /// The address it listens on.
+    pub address: SocketAddr,
+    listener: TcpListener,
+}
+
+impl Admin {
+    /// Listens, so that the address is known before anything is served.
+    ///
+    /// # Errors
+    /// If the address is taken.
+    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        Ok(Self { address: listener.local_addr()?, listener })
+    }
+
+    /// Serves until `quit`; `draining` turns readiness off before that.
+    pub fn spawn(
+        self,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        facts: Arc<Facts>,
+        clock: Clock,
+        draining: Stop,
+        quit: Stop,
+    ) -> JoinHandle<()> {
+        let site = Arc::new(Site { snapshots, facts, draining, clock, started: Instant::now() });
+        tokio::spawn(serve(self.listener, site, quit))
+    }
+}
+
+async fn serve(listener: TcpListener, site: Arc<Site>, mut quit: Stop) {
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut server = hyper::server::conn::http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    loop {
+        let Ok(permit) = connections.clone().acquire_owned().await else { return };
+        tokio::select! {
+            accepted = listener.accept() => {
+                let Ok((stream, _)) = accepted else { continue };
+                let site = site.clone();
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let site = site.clone();
+                    async move { Ok::<_, Infallible>(site.answer(&request)) }
+                });
+                let connection = server.serve_connection(TokioIo::new(stream), service);
+                tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "admin connection ended");
+                    }
+                    drop(permit);
+                });
+            }
+            () = quit.requested() => return,
+        }
+    }
+}
+
+impl Site {
+    /// Answers one request.
+    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return plain(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are served here.\n");
+        }
+        match request.uri().path() {
+            "/metrics" => self.metrics(request.headers().get(header::ACCEPT)),
+            "/-/healthy" => self.healthy(),
+            "/-/ready" if self.draining.is_requested() => plain(StatusCode::SERVICE_UNAVAILABLE, "Draining.\n"),
+            "/-/ready" => plain(StatusCode::OK, "Ready.\n"),
+            "/runbooks" | "/runbooks/" => plain(StatusCode::OK, &runbooks::index()),
+            path => match path.strip_prefix("/runbooks/").and_then(runbooks::get) {
+                Some(text) => plain(StatusCode::OK, text),
+                None => plain(StatusCode::NOT_FOUND, "Here are /metrics, /-/healthy, /-/ready and /runbooks/.\n"),
+            },
+        }
+    }
+
+    fn metrics(&self, accept: Option<&HeaderValue>) -> Response<Full<Bytes>> {
+        let format = Format::accepted(accept.and_then(|v| v.to_str().ok()));
+        let text = render(&self.snapshots.borrow().clone(), &self.facts, format);
+        let mut response = Response::new(Full::from(text));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+        response
+    }
+
+    /// Healthy while the engine publishes: then alerts are evaluated and metrics are true.
+    fn healthy(&self) -> Response<Full<Bytes>> {
+        let age = self.clock.now().since(self.snapshots.borrow().at);
+        if age < STALE || self.started.elapsed() < STALE {
+            return plain(StatusCode::OK, "Healthy.\n");
+        }
+        let text = format!("The engine last published {} s ago.\n", age.as_secs());
+        plain(StatusCode::SERVICE_UNAVAILABLE, &text)
+    }
+}
+
+fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(text.to_owned()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,127 @@
+//! The command line: one file a subcommand. Exit codes: 0 done, 1 failed, 2 wrong usage, 78 a
+//! configuration that cannot be used (`EX_CONFIG`).
+
+mod check;
+mod demo;
+mod explain;
+mod rules;
+mod run;
+
+use crate::config::Config;
+use clap::{Parser, Subcommand, ValueEnum};
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// A configuration that cannot be used.
+const EX_CONFIG: u8 = 78;
+
+/// Tells teams that run LLM traffic whose rate limit they are about to hit, before the 429.
+#[derive(Debug, Parser)]
+#[command(name = "plimsoll", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  plimsoll demo                              see an alert come before the 429; needs nothing
+  plimsoll run                               hop on 127.0.0.1:8429 to the Anthropic API
+  ANTHROPIC_BASE_URL=http://127.0.0.1:8429 claude     send Claude Code through it
+  plimsoll check --config plimsoll.yaml      find mistakes before they run
+  plimsoll explain --json < responses.jsonl  whose limit was it?
+
+Settings: --config FILE or PLIMSOLL_CONFIG; PLIMSOLL_LOG sets the log level (info).";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the sidecar.
+    Run(run::Args),
+    /// Check a configuration and say what it means.
+    Check(check::Args),
+    /// Say whose limit refused a response.
+    Explain(explain::Args),
+    /// Show an alert that comes before the 429, with traffic and provider of its own.
+    Demo(demo::Args),
+    /// Print the Prometheus rules for your label names.
+    Rules(rules::Args),
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, ValueEnum, PartialEq, Eq)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Runs the command line; returns the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        Command::Run(args) => run::main(&args),
+        Command::Check(args) => check::main(&args),
+        Command::Explain(args) => explain::main(&args),
+        Command::Demo(args) => demo::main(&args),
+        Command::Rules(args) => rules::main(&args),
+    }
+}
+
+/// Reads and checks the configuration, or the defaults where no file is named.
+fn load(path: Option<&Path>) -> Result<Config, ExitCode> {
+    let Some(path) = path else { return Ok(Config::defaults()) };
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        say(&format!("{}: cannot be read: {error}", path.display()));
+        ExitCode::from(EX_CONFIG)
+    })?;
+    Config::parse(&text, &|name| std::env::var(name).ok()).map_err(|invalid| {
+        for problem in &invalid.0 {
+            say(&format!("{}: {problem}", path.display()));
+        }
+        ExitCode::from(EX_CONFIG)
+    })
+}
+
+/// Starts logging, to standard error.
+fn start_logging(format: LogFormat, default: &str) {
+    let filter = EnvFilter::try_from_env("PLIMSOLL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let started = match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    if let Err(error) = started {
+        say(&format!("logging could not start: {error}"));
+    }
+}
+
+/// A runtime with at least two workers: the OTLP exporter blocks one while it shuts down.
+fn runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
+    let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 8);
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().map_err(|error| {
+        say(&format!("the runtime could not start: {error}"));
+        ExitCode::FAILURE
+    })
+}
+
+/// Says something to the person at the terminal.
+#[expect(clippy::print_stderr, reason = "the one place that speaks to a person on standard error")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Prints a result.
+#[expect(clippy::print_stdout, reason = "the one place that prints results")]
+fn print(text: &str) {
+    println!("{text}");
+}
+
+/// The flag that names the configuration file.
+#[derive(Debug, clap::Args)]
+struct ConfigArg {
+    /// Configuration file (YAML). Without one the defaults run.
+    #[arg(long, short, env = "PLIMSOLL_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}

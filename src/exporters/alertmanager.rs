@@ -1,0 +1,319 @@
+//! Pushes alerts straight to every Alertmanager, within a second of the decision.
+//!
+//! An alert is posted with `endsAt = now + hold`, posted again every third of that, and simply no
+//! longer posted when it ends: it lapses. A past `endsAt` is never sent, because one sidecar's
+//! "resolved" would end the alert while another still holds it (tried on Alertmanager 0.25). The
+//! labels are the bucket's identity and nothing of this pod, so a hundred sidecars make one alert.
+
+use crate::config;
+use crate::engine::{Alert, AlertName};
+use crate::limit::Timestamp;
+use crate::owner::{Owners, guidance};
+use crate::stats::Stats;
+use crate::stop::Stop;
+use crate::clock::Clock;
+use secrecy::ExposeSecret;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// How long one post may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before a failed post is tried again, doubled up to a third of the hold.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// One alert as Alertmanager's API takes it.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct Posted {
+    /// Identity.
+    pub labels: BTreeMap<String, String>,
+    /// What people read.
+    pub annotations: BTreeMap<String, String>,
+    /// When it began, RFC 3339.
+    #[serde(rename = "startsAt")]
+    pub starts_at: String,
+    /// When it lapses unless posted again, RFC 3339.
+    #[serde(rename = "endsAt")]
+    pub ends_at: String,
+    /// Where it comes from.
+    #[serde(rename = "generatorURL", skip_serializing_if = "String::is_empty")]
+    pub generator_url: String,
+}
+
+/// How alerts are written.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    /// Label names and the hold.
+    pub alerts: config::Alerts,
+    /// Runbooks and contacts.
+    pub owners: Arc<Owners>,
+    /// Where people reach this sidecar.
+    pub external_url: Option<String>,
+}
+
+impl Writer {
+    /// An alert as it is posted at `now`.
+    pub fn write(&self, alert: &Alert, now: Timestamp) -> Posted {
+        Posted {
+            labels: self.labels(alert),
+            annotations: self.annotations(alert),
+            starts_at: rfc3339(alert.since),
+            ends_at: rfc3339(now.plus(self.alerts.hold)),
+            generator_url: self.external_url.clone().unwrap_or_default(),
+        }
+    }
+
+    fn labels(&self, alert: &Alert) -> BTreeMap<String, String> {
+        let identity = &alert.identity;
+        let owner = &self.alerts.owner_label;
+        let own = [
+            ("alertname".to_owned(), alert.name.as_str()),
+            ("severity".to_owned(), alert.name.severity().as_str()),
+            (owner.clone(), identity.owner.id.as_str()),
+            (format!("{owner}_kind"), identity.owner.kind.as_str()),
+            ("limiter".to_owned(), identity.limiter.as_str()),
+            ("window".to_owned(), identity.window.as_str()),
+            ("scope".to_owned(), identity.scope.as_str()),
+            ("model".to_owned(), identity.model.as_str()),
+            ("region".to_owned(), identity.region.as_deref().unwrap_or_default()),
+        ];
+        let extra = self.alerts.labels.iter().map(|(name, value)| (name.clone(), value.as_str()));
+        let all = own.into_iter().chain(extra);
+        // An empty label is an absent one; both forms would be two identities to a reader.
+        all.filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, value.to_owned())).collect()
+    }
+
+    fn annotations(&self, alert: &Alert) -> BTreeMap<String, String> {
+        let identity = &alert.identity;
+        let told = guidance::of_kind(identity.owner.kind);
+        let rule = self.owners.get(&identity.owner.id);
+        let runbook = rule.and_then(|r| r.runbook_url.clone());
+        let runbook = runbook.unwrap_or_else(|| guidance::runbook_url(self.external_url.as_deref(), told.runbook));
+        let mut all = BTreeMap::from([
+            ("summary", summary(alert.name).to_owned()),
+            ("description", description(alert)),
+            ("runbook_url", runbook),
+            ("first_move", told.first_move.to_owned()),
+            ("stop_rule", guidance::STOP_RULE.to_owned()),
+            ("route", alert.route.to_string()),
+        ]);
+        if let Some(url) = rule.and_then(|r| r.dashboard_url.clone()) {
+            all.insert("dashboard_url", url);
+        }
+        if let Some(contact) = rule.and_then(|r| r.contact.clone()) {
+            all.insert("contact", contact);
+        }
+        all.into_iter().map(|(name, text)| (name.to_owned(), text)).collect()
+    }
+}
+
+/// The same sentence for every alert of a name, so that grouped alerts share it.
+pub const fn summary(name: AlertName) -> &'static str {
+    match name {
+        AlertName::BucketPressure => "A rate-limit bucket is under pressure.",
+        AlertName::BucketExhausting => "A rate-limit bucket is about to be empty.",
+        AlertName::Throttled => "Calls are being refused by a limit.",
+    }
+}
+
+fn description(alert: &Alert) -> String {
+    let identity = &alert.identity;
+    let mut text = format!("{} of {}", identity.limiter, identity.owner.id);
+    if !identity.model.as_str().is_empty() {
+        text.push_str(&format!(" for {}", identity.model.as_str()));
+    }
+    match (alert.utilization, alert.empty_in) {
+        (Some(used), Some(left)) => {
+            text.push_str(&format!(": {:.0} % used, empty in about {} s", used * 100.0, left.as_secs()));
+        }
+        (Some(used), None) => text.push_str(&format!(": {:.0} % used", used * 100.0)),
+        _ => {}
+    }
+    text.push_str(&format!(", seen on route {}.", alert.route));
+    text
+}
+
+fn rfc3339(at: Timestamp) -> String {
+    jiff::Timestamp::from_microsecond(at.micros()).map(|t| t.to_string()).unwrap_or_default()
+}
+
+/// What the exporter runs with.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// How alerts are written.
+    pub writer: Writer,
+    /// The alerts that are up.
+    pub alerts: watch::Receiver<Arc<Vec<Alert>>>,
+    /// Counters about ourselves.
+    pub stats: Arc<Stats>,
+    /// The time.
+    pub clock: Clock,
+    /// The word to stop.
+    pub stop: Stop,
+}
+
+/// Starts one task for each Alertmanager, so that a dead one delays no other.
+///
+/// # Errors
+/// If a client cannot be made (a `ca_file` that holds no certificate).
+pub fn spawn(parts: &Parts) -> Result<Vec<JoinHandle<()>>, String> {
+    let endpoints = &parts.writer.alerts.alertmanagers;
+    endpoints.iter().map(|endpoint| Ok(tokio::spawn(pusher(parts, endpoint)?.run()))).collect()
+}
+
+fn pusher(parts: &Parts, endpoint: &config::Alertmanager) -> Result<Pusher, String> {
+    let failed = |what: String| format!("Alertmanager {}: {what}", endpoint.url);
+    let mut client = reqwest::Client::builder().timeout(TIMEOUT).user_agent(concat!("plimsoll/", env!("CARGO_PKG_VERSION")));
+    if let Some(file) = &endpoint.ca_file {
+        let pem = std::fs::read(file).map_err(|e| failed(format!("{}: {e}", file.display())))?;
+        for certificate in reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| failed(e.to_string()))? {
+            client = client.add_root_certificate(certificate);
+        }
+    }
+    Ok(Pusher {
+        client: client.build().map_err(|e| failed(e.to_string()))?,
+        url: format!("{}/api/v2/alerts", endpoint.url),
+        endpoint: endpoint.clone(),
+        parts: parts.clone(),
+    })
+}
+
+struct Pusher {
+    client: reqwest::Client,
+    url: String,
+    endpoint: config::Alertmanager,
+    parts: Parts,
+}
+
+impl Pusher {
+    async fn run(mut self) {
+        let every = self.parts.writer.alerts.hold / 3;
+        let mut retry = RETRY;
+        loop {
+            let alerts = self.parts.alerts.borrow_and_update().clone();
+            let pause = if alerts.is_empty() {
+                None
+            } else if self.post(&alerts).await {
+                retry = RETRY;
+                Some(jittered(every, self.parts.clock.now()))
+            } else {
+                retry = (retry * 2).min(every);
+                Some(retry)
+            };
+            let again = async {
+                match pause {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.parts.alerts.changed() => if changed.is_err() { return },
+                () = again => {}
+                () = self.parts.stop.requested() => return,
+            }
+        }
+    }
+
+    /// Posts; true if it was accepted.
+    async fn post(&self, alerts: &[Alert]) -> bool {
+        let now = self.parts.clock.now();
+        let body: Vec<Posted> = alerts.iter().map(|alert| self.parts.writer.write(alert, now)).collect();
+        let mut request = self.client.post(&self.url).json(&body);
+        if let Some(token) = &self.endpoint.bearer_token {
+            request = request.bearer_auth(token.expose_secret());
+        }
+        let problem = match request.send().await {
+            Ok(response) if response.status().is_success() => {
+                self.parts.stats.alertmanager.sent.add(body.len() as u64);
+                return true;
+            }
+            Ok(response) => format!("answered {}", response.status()),
+            // The URL may hold what should not be logged; the cause does not.
+            Err(error) => error.without_url().to_string(),
+        };
+        self.parts.stats.alertmanager.failed.add(body.len() as u64);
+        tracing::warn!(alertmanager = %self.endpoint.url, problem, "alerts were not accepted; trying again");
+        false
+    }
+}
+
+/// Up to a tenth less, so that a fleet does not post in step.
+fn jittered(every: Duration, now: Timestamp) -> Duration {
+    let part = u32::try_from(now.micros().unsigned_abs() % 1_000).unwrap_or(0);
+    every - every / 10 * part / 1_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Identity;
+    use crate::limit::{Limiter, Scope, Window};
+    use crate::owner::OwnerRule;
+    use crate::route::{ModelGroup, Owner, OwnerId, OwnerKind, RouteName};
+
+    const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
+
+    fn alert(owner: &str) -> Alert {
+        Alert {
+            name: AlertName::BucketExhausting,
+            identity: Identity {
+                owner: Owner { id: OwnerId::new(owner), kind: OwnerKind::AnthropicWorkspace },
+                limiter: Limiter::INPUT_TOKENS,
+                window: Window::Minute,
+                scope: Scope::Account,
+                model: ModelGroup::of_model("claude-opus-5-5"),
+                region: None,
+            },
+            since: NOW,
+            utilization: Some(0.87),
+            empty_in: Some(Duration::from_secs(12)),
+            route: RouteName::new("search-api"),
+        }
+    }
+
+    fn writer() -> Writer {
+        let owner = OwnerRule {
+            id: OwnerId::new("search"),
+            kinds: Vec::new(),
+            organizations: Vec::new(),
+            workspaces: Vec::new(),
+            routes: Vec::new(),
+            runbook_url: Some("https://wiki.example.com/search".into()),
+            dashboard_url: None,
+            contact: Some("#search-oncall".into()),
+        };
+        let alerts = config::Alerts {
+            alertmanagers: Vec::new(),
+            owner_label: "team".into(),
+            labels: vec![("cluster".into(), "eu1".into())],
+            hold: Duration::from_secs(60),
+        };
+        Writer { alerts, owners: Arc::new(Owners::new(vec![owner])), external_url: None }
+    }
+
+    #[test]
+    fn an_alert_carries_identity_owner_and_runbook() {
+        insta::assert_json_snapshot!(writer().write(&alert("search"), NOW.plus(Duration::from_secs(5))));
+    }
+
+    #[test]
+    fn an_alert_never_ends_in_the_past_and_carries_nothing_of_the_pod() {
+        let posted = writer().write(&alert("search"), NOW.plus(Duration::from_secs(900)));
+        assert!(posted.ends_at > rfc3339(NOW.plus(Duration::from_secs(900))));
+        for name in ["route", "pod", "instance", "host", "job"] {
+            assert!(!posted.labels.contains_key(name));
+        }
+    }
+
+    #[test]
+    fn an_owner_without_a_runbook_gets_the_kinds() {
+        let mut writer = writer();
+        let url = |w: &Writer| w.write(&alert("unnamed"), NOW).annotations["runbook_url"].clone();
+        assert!(url(&writer).ends_with("/runbooks/anthropic_workspace.md"));
+        writer.external_url = Some("https://plimsoll.example.com/".into());
+        assert_eq!(url(&writer), "https://plimsoll.example.com/runbooks/anthropic_workspace");
+    }
+}

@@ -1,0 +1,374 @@
+//! Every metric, once: its OpenTelemetry name, unit, kind, help and attributes.
+//!
+//! `/metrics` and OTLP are both rendered from here, so their names cannot part. What is not known
+//! has no point: an unknown value is absent, never zero and never a sentinel.
+
+use crate::engine::{BucketView, Snapshot};
+use crate::ledger::TotalsKey;
+use crate::limit::{Amount, Timestamp};
+use crate::owner::Owners;
+use crate::route::{OwnerId, OwnerKind};
+use crate::stats::{Deliveries, Stats};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a metric does over time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Goes up and down; reported only while known.
+    Gauge,
+    /// Only goes up.
+    Counter,
+}
+
+/// One metric.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// OpenTelemetry name.
+    pub name: &'static str,
+    /// UCUM unit, as OpenTelemetry writes it.
+    pub unit: &'static str,
+    /// What it does over time.
+    pub kind: Kind,
+    /// What it tells, as a sentence.
+    pub help: &'static str,
+    /// Its attributes, by OpenTelemetry name.
+    pub attributes: &'static [&'static str],
+}
+
+/// Attribute names (DESIGN, "Metrics and spans").
+pub mod key {
+    /// Who holds the limit.
+    pub const OWNER: &str = "plimsoll.owner";
+    /// The kind of owner.
+    pub const OWNER_KIND: &str = "plimsoll.owner.kind";
+    /// The surface.
+    pub const SURFACE: &str = "plimsoll.surface";
+    /// The route.
+    pub const ROUTE: &str = "plimsoll.route";
+    /// The limiter.
+    pub const LIMITER: &str = "plimsoll.limiter";
+    /// The limiter's window.
+    pub const WINDOW: &str = "plimsoll.window";
+    /// Whose draw.
+    pub const SCOPE: &str = "plimsoll.scope";
+    /// The verdict.
+    pub const VERDICT: &str = "plimsoll.verdict";
+    /// The kind of proof.
+    pub const EVIDENCE: &str = "plimsoll.evidence";
+    /// An exporter of ours.
+    pub const EXPORTER: &str = "plimsoll.exporter";
+    /// How an export ended.
+    pub const OUTCOME: &str = "plimsoll.outcome";
+    /// A source of ours.
+    pub const SOURCE: &str = "plimsoll.source";
+    /// OpenTelemetry's provider name.
+    pub const PROVIDER: &str = "gen_ai.provider.name";
+    /// The model; in metrics the model group.
+    pub const MODEL: &str = "gen_ai.request.model";
+    /// The type of tokens.
+    pub const TOKEN_TYPE: &str = "gen_ai.token.type";
+    /// The region.
+    pub const REGION: &str = "cloud.region";
+    /// HTTP status.
+    pub const STATUS: &str = "http.response.status_code";
+    /// An owner's runbook.
+    pub const RUNBOOK: &str = "runbook_url";
+    /// An owner's dashboard.
+    pub const DASHBOARD: &str = "dashboard_url";
+    /// Whom to call.
+    pub const CONTACT: &str = "contact";
+    /// Our version.
+    pub const VERSION: &str = "version";
+}
+
+const BUCKET: &[&str] = &[
+    key::OWNER,
+    key::OWNER_KIND,
+    key::SURFACE,
+    key::LIMITER,
+    key::WINDOW,
+    key::SCOPE,
+    key::PROVIDER,
+    key::MODEL,
+    key::REGION,
+];
+const REJECTION: &[&str] = &[
+    key::OWNER,
+    key::OWNER_KIND,
+    key::SURFACE,
+    key::ROUTE,
+    key::LIMITER,
+    key::WINDOW,
+    key::SCOPE,
+    key::VERDICT,
+    key::EVIDENCE,
+    key::PROVIDER,
+    key::MODEL,
+    key::REGION,
+];
+const CALLS: &[&str] =
+    &[key::OWNER, key::OWNER_KIND, key::SURFACE, key::ROUTE, key::PROVIDER, key::MODEL, key::STATUS];
+const TOKENS: &[&str] = &[
+    key::OWNER,
+    key::OWNER_KIND,
+    key::SURFACE,
+    key::ROUTE,
+    key::PROVIDER,
+    key::MODEL,
+    key::TOKEN_TYPE,
+];
+
+macro_rules! catalogue {
+    ($($id:ident = $name:literal, $unit:literal, $kind:ident, $attributes:expr, $help:literal;)*) => {
+        $(#[doc = $help] pub static $id: Metric = Metric {
+            name: $name, unit: $unit, kind: Kind::$kind, help: $help, attributes: $attributes,
+        };)*
+        /// Every metric, in the order in which it is exposed.
+        pub static ALL: &[&Metric] = &[$(&$id),*];
+    };
+}
+
+catalogue! {
+    LIMIT = "plimsoll.limit", "", Gauge, BUCKET, "The most that a bucket holds, in requests or tokens.";
+    REMAINING = "plimsoll.remaining", "", Gauge, BUCKET, "What is left in a bucket, in requests or tokens; between observations by its refill.";
+    UTILIZATION = "plimsoll.utilization", "1", Gauge, BUCKET, "Used part of a bucket: 0 is full, 1 is empty, more is over the limit.";
+    PEAK = "plimsoll.utilization.peak", "1", Gauge, BUCKET, "Largest used part of a bucket in the last 60 s; reading does not reset it.";
+    EXHAUSTION = "plimsoll.exhaustion.delay", "s", Gauge, BUCKET, "Time until a bucket is empty at its present net drain; absent while it refills first.";
+    RESET = "plimsoll.reset.time", "s", Gauge, BUCKET, "Unix time at which a bucket is full again, as the provider states it.";
+    OBSERVED = "plimsoll.observed.time", "s", Gauge, BUCKET, "Unix time at which a bucket was last observed.";
+    REJECTIONS = "plimsoll.rejections", "{response}", Counter, REJECTION, "Calls that were refused, with whose limit it was and what kind of proof there is.";
+    RETRY_AFTER = "plimsoll.retry_after", "s", Gauge, REJECTION, "What is left of the wait that the newest refusal stated.";
+    REQUESTS = "plimsoll.requests", "{request}", Counter, CALLS, "Calls that ended, by status; without a status no response came.";
+    TOKENS_USED = "plimsoll.tokens", "{token}", Counter, TOKENS, "Tokens used, as the provider reports them; cache reads do not count against input limits.";
+    IN_FLIGHT = "plimsoll.in_flight", "{request}", Gauge, &[key::ROUTE], "Calls in flight.";
+    OWNER_INFO = "plimsoll.owner.info", "", Gauge, &[key::OWNER, key::OWNER_KIND, key::RUNBOOK, key::DASHBOARD, key::CONTACT], "A configured owner, with whom to call and where its runbook is; always 1.";
+    SOURCE_UP = "plimsoll.source.up", "", Gauge, &[key::SOURCE], "1 while a source of observations works.";
+    SOURCE_TIME = "plimsoll.source.last_success.time", "s", Gauge, &[key::SOURCE], "Unix time of a source's newest observation of a limit.";
+    TAP_DROPPED = "plimsoll.tap.dropped", "{observation}", Counter, &[], "Observations that the full queue to the engine refused; totals are right all the same.";
+    UNREADABLE = "plimsoll.headers.unreadable", "{header}", Counter, &[], "Limit headers that could not be read, contradicted each other or were too long.";
+    UNREAD_BODIES = "plimsoll.bodies.unread", "{response}", Counter, &[], "Answers whose body could not be decoded for its usage.";
+    PANICS = "plimsoll.panics", "{panic}", Counter, &[], "Panics of measuring code that were caught; the traffic went on.";
+    LATE = "plimsoll.observations.late", "{observation}", Counter, &[], "Observations that came too late to move a bucket.";
+    FOLDED = "plimsoll.folded", "{item}", Counter, &[], "Buckets, rejections and totals that no longer fitted in the bounded tables.";
+    QUEUE = "plimsoll.queue.depth", "{observation}", Gauge, &[], "Observations in the queue to the engine.";
+    EXPORTS = "plimsoll.exports", "{export}", Counter, &[key::EXPORTER, key::OUTCOME], "Exports by how they ended.";
+    BUILD_INFO = "plimsoll.build.info", "", Gauge, &[key::VERSION], "The version that runs; always 1.";
+}
+
+/// A value: counters are whole, gauges may not be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value {
+    /// A whole number.
+    Whole(u64),
+    /// Any number; never NaN.
+    Real(f64),
+}
+
+impl Value {
+    /// As a float.
+    pub fn as_f64(self) -> f64 {
+        match self {
+            Self::Whole(n) => n as f64,
+            Self::Real(x) => x,
+        }
+    }
+}
+
+/// Attributes of a point: name and value. Empty values are left out.
+pub type Attributes = Vec<(&'static str, Cow<'static, str>)>;
+
+/// One metric with its points.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Family {
+    /// The metric.
+    pub metric: &'static Metric,
+    /// Its points.
+    pub points: Vec<(Attributes, Value)>,
+}
+
+/// What is exported beside a snapshot.
+#[derive(Debug)]
+pub struct Facts {
+    /// The configured owners.
+    pub owners: Arc<Owners>,
+    /// Counters about ourselves.
+    pub stats: Arc<Stats>,
+}
+
+/// Every family that has something to say.
+pub fn families(snapshot: &Snapshot, facts: &Facts) -> Vec<Family> {
+    let mut out: Vec<Family> = ALL.iter().map(|metric| Family { metric, points: Vec::new() }).collect();
+    let mut push = |metric: &'static Metric, attributes: Attributes, value: Value| {
+        if let Some(family) = out.iter_mut().find(|f| std::ptr::eq(f.metric, metric)) {
+            debug_assert!(attributes.iter().all(|(k, _)| metric.attributes.contains(k)), "{}", metric.name);
+            family.points.push((attributes.into_iter().filter(|(_, v)| !v.is_empty()).collect(), value));
+        }
+    };
+    for bucket in &snapshot.buckets {
+        bucket_points(bucket, &mut push);
+    }
+    rejection_points(snapshot, &mut push);
+    total_points(snapshot, &mut push);
+    owner_points(snapshot, &facts.owners, &mut push);
+    own_points(snapshot, &facts.stats, &mut push);
+    out.retain(|family| !family.points.is_empty());
+    out
+}
+
+type Push<'p> = dyn FnMut(&'static Metric, Attributes, Value) + 'p;
+
+fn bucket_points(bucket: &BucketView, push: &mut Push<'_>) {
+    let attributes: Attributes = vec![
+        (key::OWNER, text(bucket.owner.id.as_str())),
+        (key::OWNER_KIND, bucket.owner.kind.as_str().into()),
+        (key::SURFACE, bucket.surface.as_str().into()),
+        (key::LIMITER, text(bucket.limiter.as_str())),
+        (key::WINDOW, bucket.window.as_str().into()),
+        (key::SCOPE, bucket.scope.as_str().into()),
+        (key::PROVIDER, bucket.surface.provider().into()),
+        (key::MODEL, text(bucket.model.as_str())),
+        (key::REGION, text(bucket.region.as_deref().unwrap_or_default())),
+    ];
+    let whole = |amount: Option<Amount>| amount.map(|n| Value::Whole(n.get()));
+    let moment = |at: Option<Timestamp>| at.map(|t| Value::Real(t.secs_f64()));
+    let values = [
+        (&LIMIT, whole(bucket.limit)),
+        (&REMAINING, whole(bucket.remaining)),
+        (&UTILIZATION, bucket.utilization.map(Value::Real)),
+        (&PEAK, bucket.peak.map(Value::Real)),
+        (&EXHAUSTION, bucket.empty_in.map(|d| Value::Real(d.as_secs_f64()))),
+        (&RESET, moment(bucket.resets)),
+        (&OBSERVED, moment(Some(bucket.observed))),
+    ];
+    for (metric, value) in values {
+        if let Some(value) = value {
+            push(metric, attributes.clone(), value);
+        }
+    }
+}
+
+fn rejection_points(snapshot: &Snapshot, push: &mut Push<'_>) {
+    for rejection in &snapshot.rejections {
+        let key = &rejection.key;
+        let attributes: Attributes = vec![
+            (key::OWNER, text(key.owner.id.as_str())),
+            (key::OWNER_KIND, key.owner.kind.as_str().into()),
+            (key::SURFACE, key.surface.as_str().into()),
+            (key::ROUTE, text(key.route.as_str())),
+            (key::LIMITER, text(key.limiter.as_ref().map_or("unknown", |l| l.as_str()))),
+            (key::WINDOW, key.window.as_str().into()),
+            (key::SCOPE, crate::limit::Scope::Account.as_str().into()),
+            (key::VERDICT, key.class.as_str().into()),
+            (key::EVIDENCE, key.rung.as_str().into()),
+            (key::PROVIDER, key.surface.provider().into()),
+            (key::MODEL, text(key.model.as_str())),
+            (key::REGION, text(key.region.as_deref().unwrap_or_default())),
+        ];
+        if let Some(at) = rejection.retry_at {
+            let left: Duration = at.since(snapshot.at);
+            push(&RETRY_AFTER, attributes.clone(), Value::Real(left.as_secs_f64()));
+        }
+        push(&REJECTIONS, attributes, Value::Whole(rejection.count));
+    }
+}
+
+fn total_points(snapshot: &Snapshot, push: &mut Push<'_>) {
+    let common = |key: &TotalsKey| -> Attributes {
+        vec![
+            (key::OWNER, text(key.owner.id.as_str())),
+            (key::OWNER_KIND, key.owner.kind.as_str().into()),
+            (key::SURFACE, key.surface.as_str().into()),
+            (key::ROUTE, text(key.route.as_str())),
+            (key::PROVIDER, key.surface.provider().into()),
+            (key::MODEL, text(key.model.as_str())),
+        ]
+    };
+    // Tokens are kept by status too; a metric that drops the status must sum over it.
+    let mut tokens: Vec<(Attributes, [u64; 4])> = Vec::new();
+    for (key, totals) in &snapshot.totals {
+        let mut attributes = common(key);
+        let used = [totals.input, totals.cache_write, totals.cache_read, totals.output];
+        match tokens.last_mut() {
+            Some((same, sums)) if *same == attributes => {
+                sums.iter_mut().zip(used).for_each(|(sum, n)| *sum += n);
+            }
+            _ => tokens.push((attributes.clone(), used)),
+        }
+        attributes.push((key::STATUS, key.status.map(|s| s.to_string()).unwrap_or_default().into()));
+        push(&REQUESTS, attributes, Value::Whole(totals.requests));
+    }
+    for (attributes, sums) in tokens {
+        for (kind, n) in ["input", "cache_write", "cache_read", "output"].into_iter().zip(sums) {
+            let mut attributes = attributes.clone();
+            attributes.push((key::TOKEN_TYPE, kind.into()));
+            push(&TOKENS_USED, attributes, Value::Whole(n));
+        }
+    }
+    for (route, n) in &snapshot.in_flight {
+        push(&IN_FLIGHT, vec![(key::ROUTE, text(route.as_str()))], Value::Whole(*n));
+    }
+}
+
+/// One row for each owner and kind that is configured or seen, so that an alert's template finds
+/// the runbook by both.
+fn owner_points(snapshot: &Snapshot, owners: &Owners, push: &mut Push<'_>) {
+    let seen: BTreeSet<(&OwnerId, OwnerKind)> = snapshot
+        .buckets
+        .iter()
+        .map(|b| &b.owner)
+        .chain(snapshot.rejections.iter().map(|r| &r.key.owner))
+        .chain(snapshot.totals.iter().map(|(key, _)| &key.owner))
+        .map(|owner| (&owner.id, owner.kind))
+        .collect();
+    for rule in owners.iter() {
+        let mut kinds: BTreeSet<OwnerKind> = rule.kinds.iter().copied().collect();
+        kinds.extend(seen.iter().filter(|(id, _)| **id == rule.id).map(|(_, kind)| *kind));
+        for kind in kinds {
+            let attributes = vec![
+                (key::OWNER, text(rule.id.as_str())),
+                (key::OWNER_KIND, kind.as_str().into()),
+                (key::RUNBOOK, text(rule.runbook_url.as_deref().unwrap_or_default())),
+                (key::DASHBOARD, text(rule.dashboard_url.as_deref().unwrap_or_default())),
+                (key::CONTACT, text(rule.contact.as_deref().unwrap_or_default())),
+            ];
+            push(&OWNER_INFO, attributes, Value::Whole(1));
+        }
+    }
+}
+
+fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
+    let hop = || vec![(key::SOURCE, Cow::Borrowed("hop"))];
+    push(&SOURCE_UP, hop(), Value::Whole(1));
+    if let Some(newest) = snapshot.buckets.iter().map(|b| b.observed).max() {
+        push(&SOURCE_TIME, hop(), Value::Real(newest.secs_f64()));
+    }
+    for (metric, n) in [
+        (&TAP_DROPPED, stats.tap_dropped.get()),
+        (&UNREADABLE, stats.complaints.get()),
+        (&UNREAD_BODIES, stats.unread_bodies.get()),
+        (&PANICS, stats.panics.get()),
+        (&LATE, snapshot.late),
+        (&FOLDED, snapshot.folded),
+        (&QUEUE, stats.queue_depth.get()),
+    ] {
+        push(metric, Vec::new(), Value::Whole(n));
+    }
+    let exporters: [(&'static str, &Deliveries); 3] =
+        [("alertmanager", &stats.alertmanager), ("otlp_metrics", &stats.otlp), ("otlp_spans", &stats.spans)];
+    for (exporter, deliveries) in exporters {
+        for (outcome, n) in
+            [("sent", &deliveries.sent), ("failed", &deliveries.failed), ("dropped", &deliveries.dropped)]
+        {
+            let attributes = vec![(key::EXPORTER, exporter.into()), (key::OUTCOME, outcome.into())];
+            push(&EXPORTS, attributes, Value::Whole(n.get()));
+        }
+    }
+    push(&BUILD_INFO, vec![(key::VERSION, env!("CARGO_PKG_VERSION").into())], Value::Whole(1));
+}
+
+fn text(value: &str) -> Cow<'static, str> {
+    Cow::Owned(value.to_owned())
+}

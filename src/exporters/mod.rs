@@ -1,0 +1,7 @@
+//! From a snapshot to the world. Exporters read snapshots; none knows a source or another exporter.
+
+pub mod alertmanager;
+pub mod catalogue;
+pub mod otlp;
+pub mod prometheus;
+pub mod spans;

@@ -1,0 +1,110 @@
+//! `/metrics`: the catalogue as text. A pure function of a snapshot.
+//!
+//! OpenMetrics where the scraper asks for it, else the older Prometheus text format, which every
+//! tool reads; both come from one encoder.
+
+use super::catalogue::{Facts, Family, Kind, Value, families};
+use crate::engine::Snapshot;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+use std::fmt;
+
+/// How the text is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus text 0.0.4.
+    Text,
+}
+
+impl Format {
+    /// What an `accept` header asks for.
+    pub fn accepted(accept: Option<&str>) -> Self {
+        if accept.is_some_and(|a| a.contains("application/openmetrics-text")) { Self::OpenMetrics } else { Self::Text }
+    }
+
+    /// Its content type.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// The exposition of a snapshot.
+pub fn render(snapshot: &Snapshot, facts: &Facts, format: Format) -> String {
+    let families = families(snapshot, facts);
+    let counters: Vec<String> =
+        families.iter().filter(|f| f.metric.kind == Kind::Counter).map(|f| escaped(f.metric.name)).collect();
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Rendered(families)));
+    let mut out = String::new();
+    // Writing to a string cannot fail; the encoder's signature is that of any writer.
+    if text::encode(&mut out, &registry).is_err() {
+        tracing::error!("the exposition could not be written");
+    }
+    match format {
+        Format::OpenMetrics => out,
+        Format::Text => as_text(&out, &counters),
+    }
+}
+
+/// OpenMetrics names a counter's family without `_total`; the older format names it with it, knows
+/// no units and has no end mark.
+fn as_text(open_metrics: &str, counters: &[String]) -> String {
+    let mut out = String::with_capacity(open_metrics.len());
+    for line in open_metrics.lines().filter(|l| !l.starts_with("# UNIT ") && *l != "# EOF") {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(what @ ("HELP" | "TYPE")), Some(name), Some(rest))
+                if counters.iter().any(|c| c == name) =>
+            {
+                out.push_str(&format!("# {what} {name}_total {rest}"));
+            }
+            _ => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// A dotted name as Prometheus writes it.
+pub fn escaped(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+}
+
+#[derive(Debug)]
+struct Rendered(Vec<Family>);
+
+impl Collector for Rendered {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for family in &self.0 {
+            let name = escaped(family.metric.name);
+            let unit = match family.metric.unit {
+                "s" => Some(Unit::Seconds),
+                "1" => Some(Unit::Other("ratio".to_owned())),
+                _ => None,
+            };
+            let kind = match family.metric.kind {
+                Kind::Gauge => MetricType::Gauge,
+                Kind::Counter => MetricType::Counter,
+            };
+            let mut metric = encoder.encode_descriptor(&name, family.metric.help, unit.as_ref(), kind)?;
+            for (attributes, value) in &family.points {
+                let labels: Vec<(String, &str)> = attributes.iter().map(|(k, v)| (escaped(k), v.as_ref())).collect();
+                let mut point = metric.encode_family(&labels)?;
+                match (family.metric.kind, *value) {
+                    (Kind::Counter, Value::Whole(n)) => point.encode_counter::<NoLabelSet, _, u64>(&n, None)?,
+                    (Kind::Counter, Value::Real(x)) => point.encode_counter::<NoLabelSet, _, f64>(&x, None)?,
+                    (Kind::Gauge, Value::Whole(n)) => point.encode_gauge(&n)?,
+                    (Kind::Gauge, Value::Real(x)) => point.encode_gauge(&x)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}

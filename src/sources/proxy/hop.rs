@@ -1,0 +1,95 @@
+//! Hop-by-hop headers: what belongs to one connection and must not pass (RFC 9110, 7.6.1).
+//!
+//! Headers are rebuilt, never removed in place: `HeaderMap::remove` moves the last header into the
+//! gap, and order is one of the things a transparent hop keeps. `te` and `trailer` pass, because
+//! trailers do.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHORIZATION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// The headers that pass on, in their order.
+pub fn end_to_end(headers: HeaderMap) -> HeaderMap {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+        // Naming an end-to-end header as hop-by-hop would let a client strip it: these stay.
+        .filter(|name| ![header::TE, header::TRAILER, header::HOST, header::CONTENT_LENGTH].contains(name))
+        .collect();
+    if named.is_empty() && !HOP_BY_HOP.iter().any(|name| headers.contains_key(name)) {
+        return headers;
+    }
+    let mut passed = HeaderMap::with_capacity(headers.capacity());
+    let mut last: Option<HeaderName> = None;
+    for (name, value) in headers {
+        let name = match name.or_else(|| last.clone()) {
+            Some(name) => name,
+            None => continue,
+        };
+        if !HOP_BY_HOP.contains(&name) && !named.contains(&name) {
+            passed.append(name.clone(), value);
+        }
+        last = Some(name);
+    }
+    passed
+}
+
+/// Puts the upstream's name where the client's stood, without moving anything.
+pub fn set_host(headers: &mut HeaderMap, host: HeaderValue) {
+    headers.insert(header::HOST, host);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn pairs(headers: &HeaderMap) -> Vec<(&str, &str)> {
+        headers.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect()
+    }
+
+    #[test]
+    fn what_belongs_to_the_connection_does_not_pass_and_the_rest_keeps_its_order() {
+        let headers = map(&[
+            ("host", "a"),
+            ("connection", "keep-alive, x-private"),
+            ("x-private", "1"),
+            ("x-first", "1"),
+            ("cookie", "a"),
+            ("cookie", "b"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("x-last", "2"),
+        ]);
+        let mut passed = end_to_end(headers);
+        set_host(&mut passed, HeaderValue::from_static("b"));
+        assert_eq!(
+            pairs(&passed),
+            [("host", "b"), ("x-first", "1"), ("cookie", "a"), ("cookie", "b"), ("te", "trailers"), ("x-last", "2")]
+        );
+    }
+
+    #[test]
+    fn a_client_cannot_strip_what_frames_the_message() {
+        let passed = end_to_end(map(&[("connection", "content-length, host"), ("host", "a"), ("content-length", "3")]));
+        assert_eq!(pairs(&passed), [("host", "a"), ("content-length", "3")]);
+    }
+}

@@ -1,0 +1,150 @@
+//! Who is calling, from the request's head: program, kind of credential, keyed hash of it.
+//!
+//! The credential itself never leaves this file. An OAuth-looking bearer does not prove a
+//! subscription and a plain bearer does not prove a gateway (the newest SDKs send API keys as
+//! bearers): the surface told here is a suggestion, which the answer's header family corrects.
+
+use crate::observation::{AuthKind, Client, Credential, Fingerprint};
+use crate::route::Surface;
+use aws_lc_rs::hmac;
+use http::{HeaderMap, HeaderValue, header};
+use secrecy::{ExposeSecret, SecretString};
+use std::sync::Arc;
+
+/// Names credentials without keeping them.
+pub struct Credentials {
+    key: hmac::Key,
+    aliases: Vec<(Fingerprint, Arc<str>)>,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Credentials({} named)", self.aliases.len())
+    }
+}
+
+impl Credentials {
+    /// Credentials by alias, hashed with `key`, or with a random key of this process.
+    pub fn new(key: Option<&SecretString>, named: &[(Arc<str>, SecretString)]) -> Self {
+        let key = match key {
+            Some(key) => hmac::Key::new(hmac::HMAC_SHA256, key.expose_secret().as_bytes()),
+            None => {
+                let mut random = [0; 32];
+                // Without randomness the hash is still keyed, only with a key everybody could
+                // guess; the fingerprint stays in incidents of this process either way.
+                if aws_lc_rs::rand::fill(&mut random).is_err() {
+                    tracing::warn!("no randomness for the credential hash");
+                }
+                hmac::Key::new(hmac::HMAC_SHA256, &random)
+            }
+        };
+        let aliases = named
+            .iter()
+            .map(|(alias, secret)| (fingerprint(&key, secret.expose_secret().as_bytes()), alias.clone()))
+            .collect();
+        Self { key, aliases }
+    }
+
+    /// The credential of a request.
+    pub fn of(&self, headers: &HeaderMap) -> (AuthKind, Credential) {
+        let (kind, secret) = secret_of(headers);
+        let Some(secret) = secret else { return (kind, Credential::default()) };
+        let fingerprint = fingerprint(&self.key, secret);
+        let alias = self.aliases.iter().find(|(known, _)| *known == fingerprint).map(|(_, alias)| alias.clone());
+        (kind, Credential { alias, fingerprint: Some(fingerprint) })
+    }
+}
+
+fn fingerprint(key: &hmac::Key, secret: &[u8]) -> Fingerprint {
+    let tag = hmac::sign(key, secret);
+    let mut first = [0; 8];
+    first.copy_from_slice(&tag.as_ref()[..8]);
+    Fingerprint(first)
+}
+
+fn secret_of(headers: &HeaderMap) -> (AuthKind, Option<&[u8]>) {
+    if let Some(key) = headers.get("x-api-key") {
+        return (AuthKind::ApiKey, Some(key.as_bytes()));
+    }
+    let Some(value) = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes) else {
+        return (AuthKind::None, None);
+    };
+    if value.starts_with(b"AWS4-HMAC-SHA256") {
+        return (AuthKind::SigV4, None);
+    }
+    match value.split_at_checked(7) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => {
+            let kind =
+                if token.starts_with(b"sk-ant-oat") { AuthKind::OauthBearer } else { AuthKind::Bearer };
+            (kind, Some(token))
+        }
+        _ => (AuthKind::Unknown, None),
+    }
+}
+
+/// The calling program, as far as it decides the surface.
+pub fn client(headers: &HeaderMap) -> Client {
+    match headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()) {
+        None => Client::Unknown,
+        Some(agent) if agent.starts_with("claude-cli/") => Client::ClaudeCode,
+        Some(_) => Client::Other,
+    }
+}
+
+/// The surface that a request suggests on a route to the Anthropic API.
+pub fn suggested_surface(auth: AuthKind, client: Client) -> Surface {
+    match (client, auth) {
+        (Client::ClaudeCode, AuthKind::OauthBearer) => Surface::ClaudeCodePlan,
+        (Client::ClaudeCode, _) => Surface::ClaudeCodeKey,
+        _ => Surface::AnthropicApi,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(name: &'static str, value: &'static str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_static(value));
+        headers
+    }
+
+    #[test]
+    fn a_configured_credential_is_named_and_others_are_not() {
+        let named = [(Arc::from("ci"), SecretString::from("sk-ant-api03-one"))];
+        let credentials = Credentials::new(Some(&SecretString::from("fleet key")), &named);
+        let (kind, one) = credentials.of(&head("x-api-key", "sk-ant-api03-one"));
+        assert_eq!((kind, one.label()), (AuthKind::ApiKey, "ci"));
+        let (kind, same) = credentials.of(&head("authorization", "Bearer sk-ant-api03-one"));
+        assert_eq!((kind, same.label()), (AuthKind::Bearer, "ci"), "newest SDKs send the key as a bearer");
+        let (kind, other) = credentials.of(&head("authorization", "bearer sk-ant-oat01-two"));
+        assert_eq!((kind, other.label()), (AuthKind::OauthBearer, "unnamed"));
+        assert_ne!(one.fingerprint, other.fingerprint);
+        assert!(!format!("{credentials:?}{one:?}{other:?}").contains("sk-ant"));
+    }
+
+    #[test]
+    fn one_fleet_key_gives_one_fingerprint_and_random_keys_do_not() {
+        let print = |key: Option<&str>| {
+            let key = key.map(SecretString::from);
+            Credentials::new(key.as_ref(), &[]).of(&head("x-api-key", "k")).1.fingerprint
+        };
+        assert_eq!(print(Some("a")), print(Some("a")));
+        assert_ne!(print(Some("a")), print(Some("b")));
+        assert_ne!(print(None), print(None));
+    }
+
+    #[test]
+    fn odd_credentials_are_told_apart_without_a_hash() {
+        let credentials = Credentials::new(None, &[]);
+        for (value, kind) in [
+            ("AWS4-HMAC-SHA256 Credential=A/B", AuthKind::SigV4),
+            ("Basic dXNlcg==", AuthKind::Unknown),
+            ("x", AuthKind::Unknown),
+        ] {
+            assert_eq!(credentials.of(&head("authorization", value)), (kind, Credential::default()));
+        }
+        assert_eq!(credentials.of(&HeaderMap::new()).0, AuthKind::None);
+    }
+}

@@ -1,0 +1,256 @@
+//! Measures a call while it passes, and is never in its way.
+//!
+//! The path pays for: a scan of the request's bytes, a read of the response's head, a scan of the
+//! answer's bytes. All of it is bounded, none of it waits, and a panic in it is caught: then the
+//! call is counted without detail, and its bytes flow on. Totals are settled by a drop guard, so a
+//! call that ends in whatever way (client gone, upstream broken, task dropped) is counted out.
+
+use super::answer::{Answer, Said};
+use super::identify::{self, Credentials};
+use super::scan::Scanner;
+use crate::clock::Clock;
+use crate::config::Route;
+use crate::engine::proved_surface;
+use crate::ledger::{Ledger, TotalsKey};
+use crate::limit::{Amount, Timestamp};
+use crate::observation::{Call, End, Head, Limits, Observation, Outcome, RequestShape};
+use crate::owner::Owners;
+use crate::route::{ModelGroup, ModelGroups, Surface};
+use crate::stats::Stats;
+use http::{HeaderMap, request, response};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::mpsc;
+
+/// Longest value of a request member that is kept.
+const MAX_MEMBER: usize = 256;
+
+/// How a dialect reads a response head.
+pub type ReadHead = fn(u16, &HeaderMap, Timestamp) -> Limits;
+
+/// What every tap of a hop shares.
+pub struct Meter {
+    /// Totals.
+    pub ledger: Arc<Ledger>,
+    /// The queue to the engine.
+    pub observations: mpsc::Sender<Observation>,
+    /// Counters about ourselves.
+    pub stats: Arc<Stats>,
+    /// The time.
+    pub clock: Clock,
+    /// Who holds which limits.
+    pub owners: Arc<Owners>,
+    /// Models that share a pool.
+    pub groups: ModelGroups,
+    /// Names of credentials.
+    pub credentials: Credentials,
+    /// The dialect.
+    pub read_head: ReadHead,
+    /// The next call's id.
+    pub next_id: AtomicU64,
+}
+
+impl std::fmt::Debug for Meter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meter")
+    }
+}
+
+impl Meter {
+    /// Runs measuring code; a panic costs its result, never the call.
+    fn guarded<T>(&self, measure: impl FnOnce() -> T) -> Option<T> {
+        let result = catch_unwind(AssertUnwindSafe(measure)).ok();
+        if result.is_none() {
+            self.stats.panics.up();
+        }
+        result
+    }
+
+    fn send(&self, observation: Observation) {
+        if self.observations.try_send(observation).is_err() {
+            self.stats.tap_dropped.up();
+        }
+    }
+}
+
+/// What has been seen of a request's body so far. Shared between the body on its way up and the
+/// answer on its way down.
+#[derive(Debug)]
+pub struct RequestTap {
+    meter: Arc<Meter>,
+    bytes: AtomicU64,
+    scanner: Mutex<Scanner<3>>,
+}
+
+impl RequestTap {
+    /// Takes in the next bytes as they pass.
+    pub fn feed(&self, bytes: &[u8]) {
+        self.bytes.fetch_add(bytes.len() as u64, Relaxed);
+        self.meter.guarded(|| self.scanner.lock().unwrap_or_else(PoisonError::into_inner).feed(bytes));
+    }
+
+    fn model(&self) -> Option<ModelGroup> {
+        let scanner = self.scanner.lock().unwrap_or_else(PoisonError::into_inner);
+        let id: String = serde_json::from_slice(scanner.value(0)?).ok()?;
+        Some(self.meter.groups.of(&id))
+    }
+
+    fn shape(&self) -> RequestShape {
+        let scanner = self.scanner.lock().unwrap_or_else(PoisonError::into_inner);
+        RequestShape {
+            body_bytes: self.bytes.load(Relaxed),
+            max_tokens: scanner.value(1).and_then(|v| serde_json::from_slice(v).ok()).map(Amount::new),
+            stream: scanner.value(2).and_then(|v| serde_json::from_slice(v).ok()),
+        }
+    }
+}
+
+/// One call on its way. Settles it when dropped.
+pub struct CallTap {
+    meter: Arc<Meter>,
+    call: Arc<Call>,
+    request: Arc<RequestTap>,
+    concurrency: u64,
+    status: Option<u16>,
+    limits: Arc<Limits>,
+    answer: Option<Answer>,
+    outcome: Outcome,
+    settled: bool,
+}
+
+impl CallTap {
+    /// Counts a call in.
+    pub fn begin(meter: &Arc<Meter>, route: &Route, head: &request::Parts) -> Self {
+        let concurrency = meter.ledger.begin(&route.name);
+        let (auth, credential) = meter.credentials.of(&head.headers);
+        let client = identify::client(&head.headers);
+        let surface = route.surface.unwrap_or_else(|| match route.upstream.host() {
+            Some(host) if host.ends_with("anthropic.com") => identify::suggested_surface(auth, client),
+            // Any upstream may stand in for the API (a test, a private endpoint); the answer's
+            // header family will tell.
+            _ if head.uri.path().starts_with("/v1/messages") => identify::suggested_surface(auth, client),
+            _ => Surface::Unknown,
+        });
+        let text = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok()).filter(|v| v.len() <= MAX_MEMBER);
+        let call = Call {
+            id: meter.next_id.fetch_add(1, Relaxed),
+            route: route.name.clone(),
+            surface,
+            auth,
+            credential,
+            client,
+            session: text("x-claude-code-session-id").map(Into::into),
+            region: route.region.clone(),
+            started: meter.clock.now(),
+            traceparent: text("traceparent").map(Into::into),
+            method: head.method.as_str().into(),
+            path: cut(head.uri.path()).into(),
+        };
+        let request = Arc::new(RequestTap {
+            meter: meter.clone(),
+            bytes: AtomicU64::new(0),
+            scanner: Mutex::new(Scanner::new(["model", "max_tokens", "stream"], MAX_MEMBER)),
+        });
+        Self {
+            meter: meter.clone(),
+            call: Arc::new(call),
+            request,
+            concurrency,
+            status: None,
+            limits: Arc::default(),
+            answer: None,
+            // Until something else is seen: the future was dropped because the client went away.
+            outcome: Outcome::ClientGone,
+            settled: false,
+        }
+    }
+
+    /// The tap on the request's body.
+    pub fn request(&self) -> Arc<RequestTap> {
+        self.request.clone()
+    }
+
+    /// The response's head has come.
+    pub fn head(&mut self, head: &response::Parts) {
+        self.status = Some(head.status.as_u16());
+        let now = self.meter.clock.now();
+        let read_head = self.meter.read_head;
+        let limits = self.meter.guarded(|| read_head(head.status.as_u16(), &head.headers, now));
+        self.limits = Arc::new(limits.unwrap_or_default());
+        self.meter.stats.complaints.add(u64::from(self.limits.complaints));
+        self.answer = self.meter.guarded(|| Answer::new(head.status, &head.headers));
+        self.meter.send(Observation::Head(Head {
+            call: self.call.clone(),
+            model: self.request.model(),
+            at: now,
+            status: head.status.as_u16(),
+            limits: self.limits.clone(),
+        }));
+    }
+
+    /// The next bytes of the answer have come.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        if let Some(mut answer) = self.answer.take() {
+            // A tap that panicked is not used again: its state is anyone's guess.
+            self.answer = self.meter.guarded(move || {
+                answer.feed(bytes);
+                answer
+            });
+        }
+    }
+
+    /// The call is over.
+    pub fn finish(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        let mut said = Said::default();
+        if let Some(mut answer) = self.answer.take() {
+            if answer.unread() {
+                self.meter.stats.unread_bodies.up();
+            }
+            said = self.meter.guarded(|| answer.said()).unwrap_or_default();
+        }
+        let model = self.request.model().or_else(|| said.model.as_deref().map(|id| self.meter.groups.of(id)));
+        let surface = proved_surface(self.call.surface, self.call.client, &self.limits);
+        let owner = self.meter.owners.resolve(surface.owner_kind(), &self.limits.account, &self.call.route);
+        let key = TotalsKey {
+            route: self.call.route.clone(),
+            surface,
+            owner,
+            model: model.clone().unwrap_or_else(ModelGroup::none),
+            status: self.status,
+        };
+        self.meter.ledger.settle(key, said.usage);
+        self.meter.send(Observation::End(Box::new(End {
+            call: self.call.clone(),
+            model,
+            at: self.meter.clock.now(),
+            status: self.status,
+            outcome: self.outcome,
+            limits: self.limits.clone(),
+            request: self.request.shape(),
+            concurrency: self.concurrency,
+            usage: said.usage,
+            error: said.error.map(Box::new),
+        })));
+    }
+}
+
+impl Drop for CallTap {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
+/// A path as it is kept: bounded.
+fn cut(path: &str) -> &str {
+    let end = (0..=MAX_MEMBER.min(path.len())).rev().find(|i| path.is_char_boundary(*i)).unwrap_or(0);
+    &path[..end]
+}
