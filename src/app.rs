@@ -5,8 +5,8 @@ use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dialects;
-use crate::engine::task::{self, Published};
 use crate::engine::Book;
+use crate::engine::task::{self, Published};
 use crate::exporters::catalogue::Facts;
 use crate::exporters::{alertmanager, otlp, spans};
 use crate::ledger::Ledger;
@@ -36,7 +36,12 @@ pub struct Seams {
 
 impl Default for Seams {
     fn default() -> Self {
-        Self { read_head: dialects::read_head, env: |name| std::env::var(name).ok(), queue: task::QUEUE, admin: None }
+        Self {
+            read_head: dialects::read_head,
+            env: |name| std::env::var(name).ok(),
+            queue: task::QUEUE,
+            admin: None,
+        }
     }
 }
 

@@ -208,7 +208,10 @@ fn surface_from_hints(hints: &RequestHints) -> Surface {
 
 fn client(hints: Option<&RequestHints>, surface: Surface) -> Client {
     let agent = hints.and_then(|h| h.user_agent.as_deref()).unwrap_or_default().to_ascii_lowercase();
-    if surface == Surface::ClaudeCodeKey || agent.starts_with("claude code") || agent.starts_with("claude-cli") {
+    if surface == Surface::ClaudeCodeKey
+        || agent.starts_with("claude code")
+        || agent.starts_with("claude-cli")
+    {
         Client::ClaudeCode
     } else if agent.is_empty() {
         Client::Unknown

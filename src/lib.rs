@@ -5,22 +5,22 @@
 //! modules below stand in that order; `ARCHITECTURE.md` has the picture and the invariants.
 
 pub mod limit;
-pub mod route;
 pub mod observation;
+pub mod route;
 
-pub mod dialects;
-pub mod owner;
-pub mod explain;
 pub mod config;
+pub mod dialects;
+pub mod explain;
+pub mod owner;
 pub mod sources;
 
-pub mod engine;
-pub mod ledger;
-pub mod stats;
-pub mod clock;
-pub mod stop;
-pub mod exporters;
 pub mod admin;
 pub mod app;
-pub mod demo;
 pub mod cli;
+pub mod clock;
+pub mod demo;
+pub mod engine;
+pub mod exporters;
+pub mod ledger;
+pub mod stats;
+pub mod stop;

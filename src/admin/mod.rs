@@ -3,9 +3,9 @@
 pub mod runbooks;
 
 use crate::clock::Clock;
+use crate::engine::Snapshot;
 use crate::exporters::catalogue::Facts;
 use crate::exporters::prometheus::{Format, render};
-use crate::engine::Snapshot;
 use crate::stop::Stop;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -108,12 +108,16 @@ impl Site {
         match request.uri().path() {
             "/metrics" => self.metrics(request.headers().get(header::ACCEPT)),
             "/-/healthy" => self.healthy(),
-            "/-/ready" if self.draining.is_requested() => plain(StatusCode::SERVICE_UNAVAILABLE, "Draining.\n"),
+            "/-/ready" if self.draining.is_requested() => {
+                plain(StatusCode::SERVICE_UNAVAILABLE, "Draining.\n")
+            }
             "/-/ready" => plain(StatusCode::OK, "Ready.\n"),
             "/runbooks" | "/runbooks/" => plain(StatusCode::OK, &runbooks::index()),
             path => match path.strip_prefix("/runbooks/").and_then(runbooks::get) {
                 Some(text) => plain(StatusCode::OK, text),
-                None => plain(StatusCode::NOT_FOUND, "Here are /metrics, /-/healthy, /-/ready and /runbooks/.\n"),
+                None => {
+                    plain(StatusCode::NOT_FOUND, "Here are /metrics, /-/healthy, /-/ready and /runbooks/.\n")
+                }
             },
         }
     }

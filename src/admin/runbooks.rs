@@ -55,7 +55,8 @@ mod tests {
 
     #[test]
     fn every_runbook_has_the_sections_that_a_novice_needs() {
-        let sections = ["Meaning", "Impact", "First move", "Stop rule", "Diagnosis", "Proof", "Mitigation", "Next step"];
+        let sections =
+            ["Meaning", "Impact", "First move", "Stop rule", "Diagnosis", "Proof", "Mitigation", "Next step"];
         for (name, text) in ALL {
             for section in sections {
                 assert!(text.contains(&format!("## {section}\n")), "{name} lacks {section}");

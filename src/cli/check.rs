@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 /// Flags of `check`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit code 78 if the configuration cannot be used; every problem is named with line and column.")]
+#[command(
+    after_help = "Exit code 78 if the configuration cannot be used; every problem is named with line and column."
+)]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigArg,
@@ -31,7 +33,10 @@ fn summary(config: &Config) -> String {
         for route in &listener.routes {
             let prefix = if route.prefix.is_empty() { "/" } else { &route.prefix };
             let surface = route.surface.map_or("told from the traffic", |s| s.as_str());
-            line(format!("  route {}: {}{prefix} -> {} (surface: {surface})", route.name, listener.bind, route.upstream));
+            line(format!(
+                "  route {}: {}{prefix} -> {} (surface: {surface})",
+                route.name, listener.bind, route.upstream
+            ));
         }
     }
     line(format!("  metrics, health and runbooks: http://{}/", config.metrics));

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 /// Flags of `demo`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Takes about a minute and needs nothing: provider, traffic and alert receiver are its own,
-on ports of 127.0.0.1 that nobody else sees.")]
+#[command(
+    after_help = "Takes about a minute and needs nothing: provider, traffic and alert receiver are its own,
+on ports of 127.0.0.1 that nobody else sees."
+)]
 pub(super) struct Args {
     /// Close with one JSON object on standard output; progress goes to standard error.
     #[arg(long)]
@@ -36,7 +38,10 @@ pub(super) fn main(args: &Args) -> ExitCode {
 }
 
 async fn run(args: &Args) -> ExitCode {
-    let show = Show { colour: std::io::stderr().is_terminal(), every: if std::io::stderr().is_terminal() { 1 } else { 5 } };
+    let show = Show {
+        colour: std::io::stderr().is_terminal(),
+        every: if std::io::stderr().is_terminal() { 1 } else { 5 },
+    };
     let demo = match Demo::start(Plan::DEMO).await {
         Ok(demo) => demo,
         Err(error) => {
@@ -73,7 +78,8 @@ async fn watch(demo: &Demo, show: &Show) -> Look {
             refused = true;
             show.refused(&look);
         }
-        let over = look.first_429_at.is_some_and(|at| demo.running.clock.now().since(at).as_secs_f64() > AFTERWARDS);
+        let over =
+            look.first_429_at.is_some_and(|at| demo.running.clock.now().since(at).as_secs_f64() > AFTERWARDS);
         if over || look.t > AT_MOST.as_secs_f64() {
             return look;
         }
@@ -132,16 +138,37 @@ impl Show {
         let used = look.bucket.as_ref().and_then(|b| b.utilization).unwrap_or(0.0).clamp(0.0, 1.0);
         let full = (used * 24.0).round() as usize;
         let bar = format!("{}{}", "#".repeat(full), ".".repeat(24 - full));
-        let code = if used >= 0.95 { "31" } else if used >= 0.5 { "33" } else { "32" };
-        let left = look.bucket.as_ref().and_then(|b| b.empty_in).map_or("-".to_owned(), |d| format!("{} s", d.as_secs()));
-        say(&format!("{:>5.0}s  {:>5}  {} {:>4.0} %  {left:>8}", look.t, look.requests, self.paint(code, &bar), used * 100.0));
+        let code = if used >= 0.95 {
+            "31"
+        } else if used >= 0.5 {
+            "33"
+        } else {
+            "32"
+        };
+        let left = look
+            .bucket
+            .as_ref()
+            .and_then(|b| b.empty_in)
+            .map_or("-".to_owned(), |d| format!("{} s", d.as_secs()));
+        say(&format!(
+            "{:>5.0}s  {:>5}  {} {:>4.0} %  {left:>8}",
+            look.t,
+            look.requests,
+            self.paint(code, &bar),
+            used * 100.0
+        ));
     }
 
     fn alert(&self, look: &Look, alert: &Received) {
         let label = |name: &str| alert.labels.get(name).map_or("-", String::as_str);
         let note = |name: &str| alert.annotations.get(name).map_or("-", String::as_str);
         say(&self.paint("1;33", &format!("        ALERT at {:.0} s: {}", look.t, label("alertname"))));
-        say(&format!("          owner    {} ({}), limiter {}", label("owner"), label("owner_kind"), label("limiter")));
+        say(&format!(
+            "          owner    {} ({}), limiter {}",
+            label("owner"),
+            label("owner_kind"),
+            label("limiter")
+        ));
         say(&format!("          says     {}", note("description")));
         say(&format!("          first    {}", note("first_move")));
         say(&format!("          runbook  {}", note("runbook_url")));

@@ -87,7 +87,8 @@ fn load(path: Option<&Path>) -> Result<Config, ExitCode> {
 /// Starts logging, to standard error.
 fn start_logging(format: LogFormat, default: &str) {
     let filter = EnvFilter::try_from_env("PLIMSOLL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let started = match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => log.json().try_init(),
@@ -100,10 +101,12 @@ fn start_logging(format: LogFormat, default: &str) {
 /// A runtime with at least two workers: the OTLP exporter blocks one while it shuts down.
 fn runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
     let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 8);
-    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().map_err(|error| {
-        say(&format!("the runtime could not start: {error}"));
-        ExitCode::FAILURE
-    })
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().map_err(
+        |error| {
+            say(&format!("the runtime could not start: {error}"));
+            ExitCode::FAILURE
+        },
+    )
 }
 
 /// Says something to the person at the terminal.

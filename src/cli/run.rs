@@ -8,8 +8,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Flags of `run`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Without a configuration: the hop on http://127.0.0.1:8429 to https://api.anthropic.com,
-metrics, health and runbooks on http://127.0.0.1:9429. SIGTERM and SIGINT drain; a second one ends at once.")]
+#[command(
+    after_help = "Without a configuration: the hop on http://127.0.0.1:8429 to https://api.anthropic.com,
+metrics, health and runbooks on http://127.0.0.1:9429. SIGTERM and SIGINT drain; a second one ends at once."
+)]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigArg,

@@ -23,7 +23,8 @@ const MAX_ROWS: usize = 1_900;
 /// Longest URL that goes into an alert.
 const MAX_URL: usize = 1_024;
 /// Labels that an alert sets itself.
-const OWN_LABELS: [&str; 8] = ["alertname", "severity", "limiter", "window", "scope", "model", "region", "owner"];
+const OWN_LABELS: [&str; 8] =
+    ["alertname", "severity", "limiter", "window", "scope", "model", "region", "owner"];
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -46,13 +47,15 @@ impl Checker<'_> {
     }
 
     fn config(&mut self, file: wire::File) -> Config {
-        let external_url = file.external_url.and_then(|url| self.url(&url, "external_url", &["http", "https"]));
+        let external_url =
+            file.external_url.and_then(|url| self.url(&url, "external_url", &["http", "https"]));
         let metrics = file.metrics.bind.and_then(|bind| self.bind(&bind, "metrics.bind")).unwrap_or(METRICS);
         let thresholds = self.thresholds(&file.alerts);
         let alerts = self.alerts(file.alerts);
         let credentials = self.credentials(file.credentials);
         let fingerprint_key = file.fingerprint_key.and_then(|key| self.secret(&key, "fingerprint_key"));
-        let rows = |checker: &mut Self, value: Option<Spanned<usize>>, path: &str, default: usize| match value {
+        let rows = |checker: &mut Self, value: Option<Spanned<usize>>, path: &str, default: usize| match value
+        {
             Some(rows) if rows.value == 0 || rows.value > MAX_ROWS => {
                 checker.problem(&rows, path, format!("{} is out of range; use 1 to {MAX_ROWS}", rows.value));
                 default
@@ -72,7 +75,10 @@ impl Checker<'_> {
             alerts,
             metrics,
             otlp: self.otlp(file.otlp),
-            book: BookLimits { buckets: rows(self, file.limits.buckets, "limits.buckets", defaults.buckets), ..defaults },
+            book: BookLimits {
+                buckets: rows(self, file.limits.buckets, "limits.buckets", defaults.buckets),
+                ..defaults
+            },
             max_totals: rows(self, file.limits.totals, "limits.totals", 1_000),
         }
     }
@@ -85,21 +91,40 @@ impl Checker<'_> {
             let path = format!("listeners[{l}]");
             let bind = self.bind(&listener.bind, &format!("{path}.bind"));
             if let Some(bind) = bind.filter(|b| b.port() != 0 && !binds.insert(*b)) {
-                self.problem(&listener.bind, &format!("{path}.bind"), format!("{bind} is taken by another listener; give each its own port"));
+                self.problem(
+                    &listener.bind,
+                    &format!("{path}.bind"),
+                    format!("{bind} is taken by another listener; give each its own port"),
+                );
             }
             if listener.routes.is_empty() {
-                self.problem(&listener.bind, &format!("{path}.routes"), "no routes; add at least one with `name` and `upstream`");
+                self.problem(
+                    &listener.bind,
+                    &format!("{path}.routes"),
+                    "no routes; add at least one with `name` and `upstream`",
+                );
             }
             let mut routes: Vec<Route> = Vec::new();
             for (r, route) in listener.routes.into_iter().enumerate() {
                 let path = format!("{path}.routes[{r}]");
                 if !names.insert(route.name.value.clone()) {
-                    self.problem(&route.name, &format!("{path}.name"), format!("`{}` names another route already; names are labels, so make each unique", route.name.value));
+                    self.problem(
+                        &route.name,
+                        &format!("{path}.name"),
+                        format!(
+                            "`{}` names another route already; names are labels, so make each unique",
+                            route.name.value
+                        ),
+                    );
                 }
                 let name = route.name.clone();
                 let Some(route) = self.route(route, &path) else { continue };
                 if routes.iter().any(|other| other.prefix == route.prefix) {
-                    self.problem(&name, &format!("{path}.prefix"), format!("another route of this listener has the prefix `{}/` already", route.prefix));
+                    self.problem(
+                        &name,
+                        &format!("{path}.prefix"),
+                        format!("another route of this listener has the prefix `{}/` already", route.prefix),
+                    );
                 }
                 routes.push(route);
             }
@@ -113,7 +138,11 @@ impl Checker<'_> {
         self.label_value(&route.name, &format!("{path}.name"));
         let prefix = match &route.prefix {
             Some(prefix) if !prefix.value.starts_with('/') => {
-                self.problem(prefix, &format!("{path}.prefix"), format!("`{}` does not start with `/`", prefix.value));
+                self.problem(
+                    prefix,
+                    &format!("{path}.prefix"),
+                    format!("`{}` does not start with `/`", prefix.value),
+                );
                 String::new()
             }
             Some(prefix) => prefix.value.trim_end_matches('/').to_owned(),
@@ -143,7 +172,11 @@ impl Checker<'_> {
             let path = format!("owners[{o}]");
             self.label_value(&owner.name, &format!("{path}.name"));
             if owner.name.value == UNNAMED {
-                self.problem(&owner.name, &format!("{path}.name"), format!("`{UNNAMED}` stands for owners nobody configured; choose another name"));
+                self.problem(
+                    &owner.name,
+                    &format!("{path}.name"),
+                    format!("`{UNNAMED}` stands for owners nobody configured; choose another name"),
+                );
             }
             let known = OwnerKind::ALL.map(OwnerKind::as_str);
             let mut kinds = Vec::new();
@@ -182,14 +215,22 @@ impl Checker<'_> {
             (Some(name), None) => {
                 let value = (self.env)(&name.value).filter(|v| !v.is_empty());
                 if value.is_none() {
-                    self.problem(name, &format!("{path}.env"), format!("the environment variable `{}` is not set", name.value));
+                    self.problem(
+                        name,
+                        &format!("{path}.env"),
+                        format!("the environment variable `{}` is not set", name.value),
+                    );
                 }
                 value.map(SecretString::from)
             }
             (None, Some(file)) => match std::fs::read_to_string(&file.value) {
                 Ok(text) => Some(SecretString::from(text.trim_end_matches(['\r', '\n']).to_owned())),
                 Err(error) => {
-                    self.problem(file, &format!("{path}.file"), format!("cannot read `{}`: {error}", file.value));
+                    self.problem(
+                        file,
+                        &format!("{path}.file"),
+                        format!("cannot read `{}`: {error}", file.value),
+                    );
                     None
                 }
             },
@@ -208,8 +249,16 @@ impl Checker<'_> {
     fn thresholds(&mut self, alerts: &wire::Alerts) -> Thresholds {
         let defaults = Thresholds::default();
         let checked = Thresholds {
-            pressure: self.share(&alerts.pressure_utilization, "alerts.pressure_utilization", defaults.pressure),
-            exhausting: self.share(&alerts.exhausting_utilization, "alerts.exhausting_utilization", defaults.exhausting),
+            pressure: self.share(
+                &alerts.pressure_utilization,
+                "alerts.pressure_utilization",
+                defaults.pressure,
+            ),
+            exhausting: self.share(
+                &alerts.exhausting_utilization,
+                "alerts.exhausting_utilization",
+                defaults.exhausting,
+            ),
             pressure_horizon: self
                 .secs(&alerts.pressure_horizon_secs, "alerts.pressure_horizon_secs")
                 .unwrap_or(defaults.pressure_horizon),
@@ -218,8 +267,14 @@ impl Checker<'_> {
                 .unwrap_or(defaults.exhausting_horizon),
             ..defaults
         };
-        if let Some(value) = alerts.exhausting_utilization.as_ref().filter(|_| checked.exhausting < checked.pressure) {
-            self.problem(value, "alerts.exhausting_utilization", "lies below `pressure_utilization`: the critical alert would come before the warning");
+        if let Some(value) =
+            alerts.exhausting_utilization.as_ref().filter(|_| checked.exhausting < checked.pressure)
+        {
+            self.problem(
+                value,
+                "alerts.exhausting_utilization",
+                "lies below `pressure_utilization`: the critical alert would come before the warning",
+            );
         }
         checked
     }
@@ -229,7 +284,8 @@ impl Checker<'_> {
         for (a, one) in alerts.alertmanagers.into_iter().enumerate() {
             let path = format!("alerts.alertmanagers[{a}]");
             let url = self.url(&one.url, &format!("{path}.url"), &["http", "https"]);
-            let bearer_token = one.bearer_token.and_then(|token| self.secret(&token, &format!("{path}.bearer_token")));
+            let bearer_token =
+                one.bearer_token.and_then(|token| self.secret(&token, &format!("{path}.bearer_token")));
             let ca_file = self.file(one.ca_file, &format!("{path}.ca_file"));
             alertmanagers.extend(url.map(|url| Alertmanager {
                 url: url.to_string().trim_end_matches('/').to_owned(),
@@ -239,7 +295,11 @@ impl Checker<'_> {
         }
         let owner_label = match alerts.owner_label {
             Some(label) if !is_label_name(&label.value) => {
-                self.problem(&label, "alerts.owner_label", format!("`{}` is no label name; use letters, digits and `_`", label.value));
+                self.problem(
+                    &label,
+                    "alerts.owner_label",
+                    format!("`{}` is no label name; use letters, digits and `_`", label.value),
+                );
                 "owner".to_owned()
             }
             Some(label) => label.value,
@@ -271,7 +331,11 @@ impl Checker<'_> {
     fn bind(&mut self, bind: &Spanned<String>, path: &str) -> Option<SocketAddr> {
         let parsed = bind.value.parse().ok();
         if parsed.is_none() {
-            self.problem(bind, path, format!("`{}` is no address with a port; write it like `127.0.0.1:8429`", bind.value));
+            self.problem(
+                bind,
+                path,
+                format!("`{}` is no address with a port; write it like `127.0.0.1:8429`", bind.value),
+            );
         }
         parsed
     }

@@ -7,7 +7,7 @@ mod receiver;
 mod traffic;
 
 pub use provider::{Capacity, Provider};
-pub use receiver::{Receiver, Received};
+pub use receiver::{Received, Receiver};
 pub use traffic::{Plan, Traffic};
 
 use crate::admin::Admin;

@@ -175,7 +175,9 @@ fn admit(state: &State, input: u64) -> (Option<(&'static str, u64, u64)>, Header
     for bucket in [&mut *requests, &mut *tokens, &mut *output] {
         bucket.refill();
     }
-    let short = |bucket: &Bucket, wanted: f64| (bucket.level < wanted).then(|| (wanted - bucket.level, bucket.capacity));
+    let short = |bucket: &Bucket, wanted: f64| {
+        (bucket.level < wanted).then(|| (wanted - bucket.level, bucket.capacity))
+    };
     let refusal = [
         ("requests", short(requests, 1.0)),
         ("input tokens", short(tokens, input as f64)),
@@ -183,7 +185,9 @@ fn admit(state: &State, input: u64) -> (Option<(&'static str, u64, u64)>, Header
     ]
     .into_iter()
     .find_map(|(name, short)| {
-        short.map(|(missing, capacity)| (name, capacity as u64, (missing / (capacity / 60.0)).ceil().max(1.0) as u64))
+        short.map(|(missing, capacity)| {
+            (name, capacity as u64, (missing / (capacity / 60.0)).ceil().max(1.0) as u64)
+        })
     });
     if refusal.is_none() {
         requests.level -= 1.0;
@@ -196,7 +200,10 @@ fn admit(state: &State, input: u64) -> (Option<(&'static str, u64, u64)>, Header
     requests.write(&mut headers, "requests", 1.0);
     tokens.write(&mut headers, "input-tokens", 1_000.0);
     output.write(&mut headers, "output-tokens", 1_000.0);
-    headers.insert("anthropic-organization-id", HeaderValue::from_static("00000000-0000-0000-0000-000000000000"));
+    headers.insert(
+        "anthropic-organization-id",
+        HeaderValue::from_static("00000000-0000-0000-0000-000000000000"),
+    );
     headers.insert("anthropic-workspace-id", HeaderValue::from_static("wrkspc_demo"));
     (refusal, headers)
 }
@@ -205,7 +212,8 @@ fn refused(limiter: &str, limit: u64, wait: u64, model: &str) -> Response<Body> 
     let message = format!(
         "This request would exceed your organization's rate limit of {limit} {limiter} per minute (org: 00000000-0000-0000-0000-000000000000, model: {model})."
     );
-    let body = serde_json::json!({ "type": "error", "error": { "type": "rate_limit_error", "message": message } });
+    let body =
+        serde_json::json!({ "type": "error", "error": { "type": "rate_limit_error", "message": message } });
     let mut response = Response::new(http_body_util::Full::from(body.to_string()).boxed_unsync());
     *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));
@@ -217,7 +225,8 @@ fn refused(limiter: &str, limit: u64, wait: u64, model: &str) -> Response<Body> 
 fn streamed(state: Arc<State>, model: String, input: u64, output: u64) -> Response<Body> {
     let (tx, rx) = mpsc::channel::<Bytes>(16);
     tokio::spawn(async move {
-        let event = |name: &str, data: serde_json::Value| Bytes::from(format!("event: {name}\ndata: {data}\n\n"));
+        let event =
+            |name: &str, data: serde_json::Value| Bytes::from(format!("event: {name}\ndata: {data}\n\n"));
         let usage = serde_json::json!({ "input_tokens": input, "output_tokens": 1 });
         let start = serde_json::json!({ "type": "message_start", "message": { "id": "msg_demo", "type": "message", "role": "assistant", "model": model, "content": [], "usage": usage } });
         let mut open = tx.send(event("message_start", start)).await.is_ok();
@@ -238,7 +247,9 @@ fn streamed(state: Arc<State>, model: String, input: u64, output: u64) -> Respon
             let delta = serde_json::json!({ "type": "message_delta", "delta": { "stop_reason": "end_turn" }, "usage": { "output_tokens": output } });
             open = tx.send(event("message_delta", delta)).await.is_ok();
         }
-        if open && tx.send(event("message_stop", serde_json::json!({ "type": "message_stop" }))).await.is_err() {
+        if open
+            && tx.send(event("message_stop", serde_json::json!({ "type": "message_stop" }))).await.is_err()
+        {
             tracing::debug!("the caller went away before the end");
         }
     });
@@ -246,6 +257,8 @@ fn streamed(state: Arc<State>, model: String, input: u64, output: u64) -> Respon
         rx.recv().await.map(|bytes| (Ok::<_, Infallible>(Frame::data(bytes)), rx))
     });
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     response
 }

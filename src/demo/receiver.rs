@@ -79,11 +79,16 @@ impl Receiver {
     /// The first alert that announces (pressure or exhaustion).
     pub fn first_pressure(&self) -> Option<Received> {
         let names = ["PlimsollBucketPressure", "PlimsollBucketExhausting"];
-        self.all().into_iter().find(|a| a.labels.get("alertname").is_some_and(|n| names.contains(&n.as_str())))
+        self.all()
+            .into_iter()
+            .find(|a| a.labels.get("alertname").is_some_and(|n| names.contains(&n.as_str())))
     }
 }
 
-async fn take(request: Request<Incoming>, kept: Arc<Mutex<Vec<Received>>>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+async fn take(
+    request: Request<Incoming>,
+    kept: Arc<Mutex<Vec<Received>>>,
+) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let body = request.into_body().collect().await?.to_bytes();
     let mut response = Response::new(Full::default());
     match serde_json::from_slice::<Vec<Received>>(&body) {

@@ -421,7 +421,8 @@ mod tests {
             ("anthropic-ratelimit-unified-5h-utilization", "NaN"),
             ("retry-after", "soon"),
         ]);
-        headers.append("anthropic-ratelimit-output-tokens-limit", HeaderValue::from_bytes(b"\xff\xfe").unwrap());
+        headers
+            .append("anthropic-ratelimit-output-tokens-limit", HeaderValue::from_bytes(b"\xff\xfe").unwrap());
         headers.append("anthropic-ratelimit-tokens-limit", HeaderValue::from_str(&"9".repeat(4000)).unwrap());
         let limits = read_head(429, &headers, NOW);
         assert_eq!(limiters(&limits), ["input_tokens"]);
@@ -448,6 +449,10 @@ mod tests {
         let usage = merge_usage(None, start);
         let usage = merge_usage(usage, br#"{"output_tokens":510}"#).unwrap();
         assert_eq!((usage.input.get(), usage.output.get(), usage.cache_write.get()), (2679, 510, 10));
-        assert_eq!(merge_usage(Some(usage), b"{\"output_tokens\":"), Some(usage), "a cut event changes nothing");
+        assert_eq!(
+            merge_usage(Some(usage), b"{\"output_tokens\":"),
+            Some(usage),
+            "a cut event changes nothing"
+        );
     }
 }

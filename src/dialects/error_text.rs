@@ -22,8 +22,12 @@ const TYPES: [&str; 10] = [
 ];
 
 /// Codes that only Anthropic emits, in `error.details.error_code`.
-const CODES: [&str; 4] =
-    ["ramp_limit_exceeded", "enforced_spend_limit_reached", "contract_spend_limit_reached", "credits_required"];
+const CODES: [&str; 4] = [
+    "ramp_limit_exceeded",
+    "enforced_spend_limit_reached",
+    "contract_spend_limit_reached",
+    "credits_required",
+];
 
 /// Deepest JSON looked into.
 const MAX_DEPTH: u8 = 6;
@@ -151,7 +155,9 @@ mod tests {
 
     #[test]
     fn text_that_does_not_parse_still_gives_its_type() {
-        let body = read_str(r#"HTTP 400 {"type":"error","error":{"type":"invalid_request_error","message":"Your cre"#);
+        let body = read_str(
+            r#"HTTP 400 {"type":"error","error":{"type":"invalid_request_error","message":"Your cre"#,
+        );
         assert_eq!(body.kind.as_deref(), Some("invalid_request_error"));
         let repr = read_str("{'type': 'error', 'error': {'details': None, 'type': 'overloaded_error'}}");
         assert_eq!(repr.kind.as_deref(), Some("overloaded_error"));

@@ -204,7 +204,12 @@ pub struct BucketAlerts {
 
 impl BucketAlerts {
     /// Evaluates both alerts; returns what changed for each.
-    pub fn evaluate(&mut self, bucket: &Bucket, thresholds: &Thresholds, now: Timestamp) -> [(AlertName, Change); 2] {
+    pub fn evaluate(
+        &mut self,
+        bucket: &Bucket,
+        thresholds: &Thresholds,
+        now: Timestamp,
+    ) -> [(AlertName, Change); 2] {
         let names = [AlertName::BucketPressure, AlertName::BucketExhausting];
         if bucket.unobserved(now) {
             return [(names[0], self.pressure.lapse()), (names[1], self.exhausting.lapse())];
@@ -214,7 +219,8 @@ impl BucketAlerts {
         let within = |horizon: Duration| empty_in.is_some_and(|e| e <= horizon);
         let raise = [
             used >= thresholds.pressure || (used >= FORECAST_FLOOR && within(thresholds.pressure_horizon)),
-            used >= thresholds.exhausting || (used >= FORECAST_FLOOR && within(thresholds.exhausting_horizon)),
+            used >= thresholds.exhausting
+                || (used >= FORECAST_FLOOR && within(thresholds.exhausting_horizon)),
         ];
         let clear = [
             used < thresholds.pressure - LEVEL_SLACK && !within(thresholds.pressure_horizon * 2),

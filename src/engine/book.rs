@@ -337,7 +337,8 @@ impl Book {
 
     /// What is known at `now`; the totals are the caller's to add.
     pub fn snapshot(&self, now: Timestamp) -> Snapshot {
-        let mut buckets: Vec<BucketView> = self.buckets.iter().map(|(key, e)| view(key, &e.bucket, now)).collect();
+        let mut buckets: Vec<BucketView> =
+            self.buckets.iter().map(|(key, e)| view(key, &e.bucket, now)).collect();
         buckets.sort_by(|a, b| labels(a).cmp(&labels(b)).then(worst_first(a, b)));
         buckets.dedup_by(|later, first| labels(later) == labels(first));
         let mut rejections: Vec<RejectionView> = self
@@ -401,7 +402,9 @@ fn worst_first(a: &BucketView, b: &BucketView) -> std::cmp::Ordering {
 pub(crate) fn proved_surface(suggested: Surface, client: Client, limits: &Limits) -> Surface {
     match (limits.unified, limits.trios, suggested) {
         (true, _, _) => Surface::ClaudeCodePlan,
-        (_, true, Surface::ClaudeCodePlan | Surface::Unknown) if client == Client::ClaudeCode => Surface::ClaudeCodeKey,
+        (_, true, Surface::ClaudeCodePlan | Surface::Unknown) if client == Client::ClaudeCode => {
+            Surface::ClaudeCodeKey
+        }
         (_, true, Surface::ClaudeCodePlan | Surface::Unknown) => Surface::AnthropicApi,
         _ => suggested,
     }
@@ -413,21 +416,34 @@ fn identity(reading: &Reading, owner: Owner, model: Option<&ModelGroup>, call: &
         None => reading.limiter.clone(),
     };
     let model = model.filter(|_| !spans_models(&reading.limiter)).cloned().unwrap_or_else(ModelGroup::none);
-    Identity { owner, limiter, window: reading.window, scope: Scope::Account, model, region: call.region.clone() }
+    Identity {
+        owner,
+        limiter,
+        window: reading.window,
+        scope: Scope::Account,
+        model,
+        region: call.region.clone(),
+    }
 }
 
 /// Endpoints with limits of their own (documented: token counting, batches and files each have a
 /// separate pool), so that their headers never pass for the model's.
 fn pool(path: &str) -> Option<&'static str> {
-    [("/count_tokens", "count_tokens"), ("/batches", "batch"), ("/files", "files"), ("/organizations", "admin")]
-        .into_iter()
-        .find(|(part, _)| path.contains(part))
-        .map(|(_, pool)| pool)
+    [
+        ("/count_tokens", "count_tokens"),
+        ("/batches", "batch"),
+        ("/files", "files"),
+        ("/organizations", "admin"),
+    ]
+    .into_iter()
+    .find(|(part, _)| path.contains(part))
+    .map(|(_, pool)| pool)
 }
 
 /// Plan windows, money and the traffic's own shape are limits of the account, not of a model.
 fn spans_models(limiter: &Limiter) -> bool {
-    [Limiter::FIVE_HOUR, Limiter::SEVEN_DAY, Limiter::OVERAGE, Limiter::SPEND, Limiter::CONCURRENCY].contains(limiter)
+    [Limiter::FIVE_HOUR, Limiter::SEVEN_DAY, Limiter::OVERAGE, Limiter::SPEND, Limiter::CONCURRENCY]
+        .contains(limiter)
         || limiter.as_str().starts_with("seven_day_")
 }
 

@@ -218,8 +218,8 @@ impl Bucket {
             return None;
         }
         let empty_in = Duration::from_secs_f64(secs);
-        let refills_first = self.refill == Refill::AtReset
-            && self.resets.is_some_and(|reset| reset <= now.plus(empty_in));
+        let refills_first =
+            self.refill == Refill::AtReset && self.resets.is_some_and(|reset| reset <= now.plus(empty_in));
         (!refills_first).then_some(Forecast { empty_in })
     }
 }

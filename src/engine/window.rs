@@ -61,7 +61,9 @@ impl<const N: usize> Window<N> {
         let slices = last - first + 1;
         let oldest = last - (N as i64 - 1);
         let mut given = 0;
-        for (nth, slice) in (first..=last).enumerate().skip(usize::try_from((oldest - first).max(0)).unwrap_or(0)) {
+        for (nth, slice) in
+            (first..=last).enumerate().skip(usize::try_from((oldest - first).max(0)).unwrap_or(0))
+        {
             // Cumulative shares, so that the parts of what stays in the window add up.
             let share = |n: i64| (i128::from(amount) * i128::from(n) / i128::from(slices)) as i64;
             let part = share(nth as i64 + 1) - share(nth as i64);

@@ -5,13 +5,13 @@
 //! "resolved" would end the alert while another still holds it (tried on Alertmanager 0.25). The
 //! labels are the bucket's identity and nothing of this pod, so a hundred sidecars make one alert.
 
+use crate::clock::Clock;
 use crate::config;
 use crate::engine::{Alert, AlertName};
 use crate::limit::Timestamp;
 use crate::owner::{Owners, guidance};
 use crate::stats::Stats;
 use crate::stop::Stop;
-use crate::clock::Clock;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -88,10 +88,11 @@ impl Writer {
 
     fn annotations(&self, alert: &Alert) -> BTreeMap<String, String> {
         let identity = &alert.identity;
-        let told = guidance::of_kind(identity.owner.kind);
+        let told = guidance::of_limiter(identity.owner.kind, &identity.limiter);
         let rule = self.owners.get(&identity.owner.id);
         let runbook = rule.and_then(|r| r.runbook_url.clone());
-        let runbook = runbook.unwrap_or_else(|| guidance::runbook_url(self.external_url.as_deref(), told.runbook));
+        let runbook =
+            runbook.unwrap_or_else(|| guidance::runbook_url(self.external_url.as_deref(), told.runbook));
         let mut all = BTreeMap::from([
             ("summary", summary(alert.name).to_owned()),
             ("description", description(alert)),
@@ -166,7 +167,9 @@ pub fn spawn(parts: &Parts) -> Result<Vec<JoinHandle<()>>, String> {
 
 fn pusher(parts: &Parts, endpoint: &config::Alertmanager) -> Result<Pusher, String> {
     let failed = |what: String| format!("Alertmanager {}: {what}", endpoint.url);
-    let mut client = reqwest::Client::builder().timeout(TIMEOUT).user_agent(concat!("plimsoll/", env!("CARGO_PKG_VERSION")));
+    let mut client = reqwest::Client::builder()
+        .timeout(TIMEOUT)
+        .user_agent(concat!("plimsoll/", env!("CARGO_PKG_VERSION")));
     if let Some(file) = &endpoint.ca_file {
         let pem = std::fs::read(file).map_err(|e| failed(format!("{}: {e}", file.display())))?;
         for certificate in reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| failed(e.to_string()))? {

@@ -111,15 +111,8 @@ const REJECTION: &[&str] = &[
 ];
 const CALLS: &[&str] =
     &[key::OWNER, key::OWNER_KIND, key::SURFACE, key::ROUTE, key::PROVIDER, key::MODEL, key::STATUS];
-const TOKENS: &[&str] = &[
-    key::OWNER,
-    key::OWNER_KIND,
-    key::SURFACE,
-    key::ROUTE,
-    key::PROVIDER,
-    key::MODEL,
-    key::TOKEN_TYPE,
-];
+const TOKENS: &[&str] =
+    &[key::OWNER, key::OWNER_KIND, key::SURFACE, key::ROUTE, key::PROVIDER, key::MODEL, key::TOKEN_TYPE];
 
 macro_rules! catalogue {
     ($($id:ident = $name:literal, $unit:literal, $kind:ident, $attributes:expr, $help:literal;)*) => {

@@ -39,7 +39,11 @@ impl std::fmt::Debug for Pipeline {
 
 /// True if an endpoint is configured, in the file or in the environment.
 pub fn is_configured(otlp: &config::Otlp, env: &dyn Fn(&str) -> Option<String>) -> bool {
-    let named = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+    let named = [
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    ];
     otlp.endpoint.is_some() || named.iter().any(|name| env(name).is_some_and(|v| !v.is_empty()))
 }
 
@@ -64,7 +68,8 @@ pub fn start(
     if let Some(interval) = otlp.interval {
         reader = reader.with_interval(interval);
     }
-    let meters = SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(reader.build()).build();
+    let meters =
+        SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(reader.build()).build();
     let tracers = SdkTracerProvider::builder()
         .with_resource(resource)
         // We sample ourselves: failures are always kept, whatever the caller decided.
@@ -122,13 +127,22 @@ impl Latest {
 fn instrument(meter: &Meter, metric: &'static Metric, latest: Arc<Latest>) {
     match metric.kind {
         Kind::Gauge => {
-            let gauge = meter.f64_observable_gauge(metric.name).with_unit(metric.unit).with_description(metric.help);
-            gauge.with_callback(move |observer| observe(&latest, metric, observer, super::catalogue::Value::as_f64)).build();
+            let gauge =
+                meter.f64_observable_gauge(metric.name).with_unit(metric.unit).with_description(metric.help);
+            gauge
+                .with_callback(move |observer| {
+                    observe(&latest, metric, observer, super::catalogue::Value::as_f64)
+                })
+                .build();
         }
         Kind::Counter => {
-            let counter =
-                meter.u64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.help);
-            counter.with_callback(move |observer| observe(&latest, metric, observer, |v| v.as_f64() as u64)).build();
+            let counter = meter
+                .u64_observable_counter(metric.name)
+                .with_unit(metric.unit)
+                .with_description(metric.help);
+            counter
+                .with_callback(move |observer| observe(&latest, metric, observer, |v| v.as_f64() as u64))
+                .build();
         }
     }
 }
@@ -163,7 +177,11 @@ impl PushMetricExporter for CountedMetrics {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
         let result = self.inner.export(metrics).await;
         let deliveries = &self.facts.stats.otlp;
-        if result.is_ok() { deliveries.sent.up() } else { deliveries.failed.up() }
+        if result.is_ok() {
+            deliveries.sent.up()
+        } else {
+            deliveries.failed.up()
+        }
         result
     }
 
@@ -191,7 +209,11 @@ impl opentelemetry_sdk::trace::SpanExporter for CountedSpans {
         let spans = batch.len() as u64;
         let result = self.inner.export(batch).await;
         let deliveries = &self.facts.stats.spans;
-        if result.is_ok() { deliveries.sent.add(spans) } else { deliveries.failed.add(spans) }
+        if result.is_ok() {
+            deliveries.sent.add(spans)
+        } else {
+            deliveries.failed.add(spans)
+        }
         result
     }
 

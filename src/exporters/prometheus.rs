@@ -6,7 +6,7 @@
 use super::catalogue::{Facts, Family, Kind, Value, families};
 use crate::engine::Snapshot;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
@@ -23,7 +23,11 @@ pub enum Format {
 impl Format {
     /// What an `accept` header asks for.
     pub fn accepted(accept: Option<&str>) -> Self {
-        if accept.is_some_and(|a| a.contains("application/openmetrics-text")) { Self::OpenMetrics } else { Self::Text }
+        if accept.is_some_and(|a| a.contains("application/openmetrics-text")) {
+            Self::OpenMetrics
+        } else {
+            Self::Text
+        }
     }
 
     /// Its content type.
@@ -95,16 +99,24 @@ impl Collector for Rendered {
             };
             let mut metric = encoder.encode_descriptor(&name, family.metric.help, unit.as_ref(), kind)?;
             for (attributes, value) in &family.points {
-                let labels: Vec<(String, &str)> = attributes.iter().map(|(k, v)| (escaped(k), v.as_ref())).collect();
-                let mut point = metric.encode_family(&labels)?;
-                match (family.metric.kind, *value) {
-                    (Kind::Counter, Value::Whole(n)) => point.encode_counter::<NoLabelSet, _, u64>(&n, None)?,
-                    (Kind::Counter, Value::Real(x)) => point.encode_counter::<NoLabelSet, _, f64>(&x, None)?,
-                    (Kind::Gauge, Value::Whole(n)) => point.encode_gauge(&n)?,
-                    (Kind::Gauge, Value::Real(x)) => point.encode_gauge(&x)?,
+                let labels: Vec<(String, &str)> =
+                    attributes.iter().map(|(k, v)| (escaped(k), v.as_ref())).collect();
+                if labels.is_empty() {
+                    write_point(&mut metric, family.metric.kind, *value)?;
+                } else {
+                    write_point(&mut metric.encode_family(&labels)?, family.metric.kind, *value)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+fn write_point(point: &mut MetricEncoder<'_>, kind: Kind, value: Value) -> Result<(), fmt::Error> {
+    match (kind, value) {
+        (Kind::Counter, Value::Whole(n)) => point.encode_counter::<NoLabelSet, _, u64>(&n, None),
+        (Kind::Counter, Value::Real(x)) => point.encode_counter::<NoLabelSet, _, f64>(&x, None),
+        (Kind::Gauge, Value::Whole(n)) => point.encode_gauge(&n),
+        (Kind::Gauge, Value::Real(x)) => point.encode_gauge(&x),
     }
 }

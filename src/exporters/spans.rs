@@ -84,7 +84,11 @@ fn builder(call: &Judged) -> SpanBuilder {
 
 /// OpenTelemetry's operation name, where the path tells; else the HTTP method.
 fn operation(call: &Call) -> &str {
-    if call.path.ends_with("/v1/messages") || call.path.ends_with("/chat/completions") { "chat" } else { &call.method }
+    if call.path.ends_with("/v1/messages") || call.path.ends_with("/chat/completions") {
+        "chat"
+    } else {
+        &call.method
+    }
 }
 
 fn attributes(call: &Judged, operation: &str, model: &str) -> Vec<KeyValue> {
@@ -123,7 +127,8 @@ fn attributes(call: &Judged, operation: &str, model: &str) -> Vec<KeyValue> {
         if let Some(limiter) = &verdict.limiter {
             all.push(KeyValue::new(key::LIMITER, limiter.as_str().to_owned()));
         }
-        let error = end.status.filter(|s| *s >= 400).map_or_else(|| "in_stream".to_owned(), |s| s.to_string());
+        let error =
+            end.status.filter(|s| *s >= 400).map_or_else(|| "in_stream".to_owned(), |s| s.to_string());
         all.push(KeyValue::new("error.type", error));
     }
     all

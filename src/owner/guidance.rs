@@ -3,11 +3,11 @@
 //! Alerts, `explain` and the runbooks print from here, so that they cannot disagree.
 
 use super::Class;
+use crate::limit::Limiter;
 use crate::route::OwnerKind;
 
 /// The stop rule. It stands in every alert.
-pub const STOP_RULE: &str =
-    "Until the owner is confirmed, change no key, plan, provider or model: a changed route destroys the evidence.";
+pub const STOP_RULE: &str = "Until the owner is confirmed, change no key, plan, provider or model: a changed route destroys the evidence.";
 
 /// Where the runbooks stand when no `external_url` is configured.
 pub const PUBLIC_RUNBOOKS: &str = "https://github.com/plimsoll/plimsoll/blob/main/runbooks";
@@ -32,6 +32,11 @@ pub const fn guidance(class: Class, kind: OwnerKind) -> Guidance {
         Class::NotALimit => NOT_A_LIMIT,
         _ => of_kind(kind),
     }
+}
+
+/// The guidance for a limiter of an owner: money is told apart from what refills.
+pub fn of_limiter(kind: OwnerKind, limiter: &Limiter) -> Guidance {
+    if *limiter == Limiter::SPEND { SPEND } else { of_kind(kind) }
 }
 
 /// The guidance for an owner's buckets.

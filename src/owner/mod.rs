@@ -7,4 +7,4 @@ mod verdict;
 
 pub use resolve::{OwnerRule, Owners, Pattern};
 pub use rules::RULES;
-pub use verdict::{Class, Confidence, Evidence, Hit, Hints, Rule, Rung, Verdict, judge, surface_of};
+pub use verdict::{Class, Confidence, Evidence, Hints, Hit, Rule, Rung, Verdict, judge, surface_of};

@@ -90,7 +90,13 @@ impl Owners {
     /// The owner of a verdict. The shape of traffic and a provider's overload are nobody's quota:
     /// if no owner is configured for those kinds, the people of the route are told, because it is
     /// their traffic that fails.
-    pub fn resolve_for(&self, kind: OwnerKind, home: OwnerKind, account: &Account, route: &RouteName) -> Owner {
+    pub fn resolve_for(
+        &self,
+        kind: OwnerKind,
+        home: OwnerKind,
+        account: &Account,
+        route: &RouteName,
+    ) -> Owner {
         let own = self.0.iter().find(|r| r.kinds.contains(&kind) && r.matches(kind, account, route));
         match own {
             Some(rule) => Owner { id: rule.id.clone(), kind },
@@ -150,12 +156,16 @@ mod tests {
         assert_eq!(owners.resolve(kind, &account("wrkspc_1"), &batch).id.as_str(), "search");
         assert_eq!(owners.resolve(kind, &account("wrkspc_2"), &batch).id.as_str(), "batch");
         assert!(owners.resolve(kind, &account("wrkspc_2"), &api).id.is_unnamed());
-        assert!(owners.resolve(kind, &Account::default(), &api).id.is_unnamed(), "an unseen workspace matches nothing");
+        assert!(
+            owners.resolve(kind, &Account::default(), &api).id.is_unnamed(),
+            "an unseen workspace matches nothing"
+        );
     }
 
     #[test]
     fn a_burst_goes_to_the_people_whose_traffic_it_is() {
-        let owners = Owners::new(vec![OwnerRule { kinds: vec![OwnerKind::AnthropicWorkspace], ..rule("search") }]);
+        let owners =
+            Owners::new(vec![OwnerRule { kinds: vec![OwnerKind::AnthropicWorkspace], ..rule("search") }]);
         let owner = owners.resolve_for(
             OwnerKind::TrafficShape,
             OwnerKind::AnthropicWorkspace,

@@ -19,7 +19,9 @@ pub static RULES: &[Rule] = &[
         class: Class::NotALimit,
         confidence: Confidence::Exact,
         why: "The status is a success and no error came in the stream; retry-after on a success means nothing, and a rejected plan window is paid from credits.",
-        when: |e| Hit::when(e.status.is_some_and(|s| s < 400) && !e.error.in_stream && e.error.kind.is_none()),
+        when: |e| {
+            Hit::when(e.status.is_some_and(|s| s < 400) && !e.error.in_stream && e.error.kind.is_none())
+        },
     },
     Rule {
         id: "no_response",
@@ -36,14 +38,16 @@ pub static RULES: &[Rule] = &[
         confidence: Confidence::High,
         why: "The request is larger than the model or a tool accepts; no rate is involved.",
         when: |e| {
-            Hit::when(e.says(&[
-                "prompt is too long",
-                "exceed context limit",
-                "exceeds maximum allowed tokens",
-                "exceed the model limit",
-                "maximum context length",
-                "context window",
-            ]) && e.status != Some(429))
+            Hit::when(
+                e.says(&[
+                    "prompt is too long",
+                    "exceed context limit",
+                    "exceeds maximum allowed tokens",
+                    "exceed the model limit",
+                    "maximum context length",
+                    "context window",
+                ]) && e.status != Some(429),
+            )
         },
     },
     Rule {
@@ -87,7 +91,8 @@ pub static RULES: &[Rule] = &[
         confidence: Confidence::High,
         why: "The plan does not cover this request without usage credits.",
         when: |e| {
-            (e.code("credits_required") || e.says(&["extra usage is required"])).then(|| Hit::on(Limiter::SPEND))
+            (e.code("credits_required") || e.says(&["extra usage is required"]))
+                .then(|| Hit::on(Limiter::SPEND))
         },
     },
     Rule {
@@ -113,11 +118,16 @@ pub static RULES: &[Rule] = &[
             if !named && !said {
                 return None;
             }
-            Some(match (e.says(&["too many tokens"]), e.says(&["too many requests", "request rate is too high"])) {
-                (true, false) => Hit::on(Limiter::TOKENS),
-                (false, true) => Hit::on(Limiter::REQUESTS),
-                _ => Hit::default(),
-            })
+            Some(
+                match (
+                    e.says(&["too many tokens"]),
+                    e.says(&["too many requests", "request rate is too high"]),
+                ) {
+                    (true, false) => Hit::on(Limiter::TOKENS),
+                    (false, true) => Hit::on(Limiter::REQUESTS),
+                    _ => Hit::default(),
+                },
+            )
         },
     },
     Rule {
@@ -129,7 +139,11 @@ pub static RULES: &[Rule] = &[
         when: |e| {
             let compact: String = e.words.split_whitespace().collect();
             (compact.contains("quotaexceededforaiplatform.googleapis.com")).then(|| {
-                match (compact.contains("input_tokens"), compact.contains("output_tokens"), compact.contains("_requests_")) {
+                match (
+                    compact.contains("input_tokens"),
+                    compact.contains("output_tokens"),
+                    compact.contains("_requests_"),
+                ) {
                     (true, _, _) => Hit::on(Limiter::INPUT_TOKENS),
                     (_, true, _) => Hit::on(Limiter::OUTPUT_TOKENS),
                     (_, _, true) => Hit::on(Limiter::REQUESTS),
@@ -175,7 +189,10 @@ pub static RULES: &[Rule] = &[
         class: Class::Burst,
         confidence: Confidence::High,
         why: "The text names the acceleration limit: it quotes numbers like a bucket, but they move every minute.",
-        when: |e| e.says(&["maximum usage increase rate", "acceleration limit"]).then(|| Hit::on(Limiter::ACCELERATION)),
+        when: |e| {
+            e.says(&["maximum usage increase rate", "acceleration limit"])
+                .then(|| Hit::on(Limiter::ACCELERATION))
+        },
     },
     Rule {
         id: "concurrency_words",
@@ -230,7 +247,8 @@ pub static RULES: &[Rule] = &[
         confidence: Confidence::Medium,
         why: "A server-side throttle: the bare words \"Rate limited\" without any plan headers.",
         when: |e| {
-            let bare = e.error.message.as_deref().is_some_and(|m| matches!(m, "Rate limited" | "Rate limited."));
+            let bare =
+                e.error.message.as_deref().is_some_and(|m| matches!(m, "Rate limited" | "Rate limited."));
             Hit::when(!e.limits.unified && (bare || e.says(&["not your usage limit"])))
         },
     },
@@ -282,7 +300,8 @@ pub static RULES: &[Rule] = &[
         why: "The credential or its permission is refused.",
         when: |e| {
             let typed = e.kind("authentication_error") || e.kind("permission_error");
-            let status = matches!(e.status, Some(401 | 403 | 407)) && !e.says(&["limit", "quota", "credit", "balance", "额度"]);
+            let status = matches!(e.status, Some(401 | 403 | 407))
+                && !e.says(&["limit", "quota", "credit", "balance", "额度"]);
             Hit::when(typed && e.status != Some(429) || status)
         },
     },
@@ -312,7 +331,8 @@ pub static RULES: &[Rule] = &[
         confidence: Confidence::Medium,
         why: "The request itself is refused and the text speaks of no limit.",
         when: |e| {
-            let quiet = !e.says(&["limit", "quota", "throttl", "credit", "budget", "exhausted", "balance", "usage"]);
+            let quiet =
+                !e.says(&["limit", "quota", "throttl", "credit", "budget", "exhausted", "balance", "usage"]);
             Hit::when(quiet && matches!(e.status, Some(400 | 404 | 405 | 409 | 413 | 422)))
         },
     },

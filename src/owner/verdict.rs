@@ -181,7 +181,17 @@ impl<'a> Evidence<'a> {
             words.push_str(" | ");
             words.push_str(&plain(&error.text[..floor_char(&error.text, MAX_WORDS)]));
         }
-        Self { status, limits, error, words, surface, client: Client::Unknown, path: "", steep: false, no_response: false }
+        Self {
+            status,
+            limits,
+            error,
+            words,
+            surface,
+            client: Client::Unknown,
+            path: "",
+            steep: false,
+            no_response: false,
+        }
     }
 
     /// True if any of these words stands in message or body.

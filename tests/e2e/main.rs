@@ -1,1 +1,11 @@
-fn main(){}
+//! End to end: the sidecar with the real Prometheus, Alertmanager, Claude Code and SDKs.
+//!
+//! `scripts/e2e-deps.sh` installs what these need; a missing program fails the test and says so.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::too_many_lines)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod alerting;
+mod clients;
+mod programs;

@@ -1,1 +1,14 @@
-fn main(){}
+//! Integration tests: the sidecar in this process, against servers that see exact bytes.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::too_many_lines)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod architecture;
+mod assets;
+mod exposition;
+mod fail_open;
+mod pipeline;
+mod process;
+mod transparency;
+mod verdicts;

@@ -149,7 +149,8 @@ fn a_throttle_alert_begins_at_the_refusal_and_ends_a_minute_after_the_last() {
     for second in [0.0, 30.0] {
         book.end(end("search", 429, limits("w", 0), 10, at(second)));
     }
-    let throttled = |book: &Book, now| book.alerts(now).iter().filter(|a| a.name == AlertName::Throttled).count();
+    let throttled =
+        |book: &Book, now| book.alerts(now).iter().filter(|a| a.name == AlertName::Throttled).count();
     assert_eq!(throttled(&book, at(30.0)), 1);
     book.tick(at(89.0));
     assert_eq!(throttled(&book, at(89.0)), 1);

@@ -72,7 +72,8 @@ impl<R: Reader> Decoder<R> {
             "zstd" => match zstd::stream::raw::Decoder::new() {
                 Ok(mut raw) => {
                     // A refusal leaves the library's own bound in place, which is larger but finite.
-                    let bounded = raw.set_parameter(zstd::zstd_safe::DParameter::WindowLogMax(ZSTD_WINDOW_LOG));
+                    let bounded =
+                        raw.set_parameter(zstd::zstd_safe::DParameter::WindowLogMax(ZSTD_WINDOW_LOG));
                     debug_assert!(bounded.is_ok());
                     Ok(Self::Zstd(Box::new(zstd::stream::write::Decoder::with_decoder(sink, raw))))
                 }
@@ -147,7 +148,9 @@ pub(crate) mod tests {
         for coding in ["identity", "gzip", "deflate", "zstd"] {
             for chunk in [1, 7, 4096] {
                 let value = HeaderValue::from_static(coding);
-                let Ok(mut decoder) = Decoder::new(Some(&value), Collect::default()) else { panic!("{coding}") };
+                let Ok(mut decoder) = Decoder::new(Some(&value), Collect::default()) else {
+                    panic!("{coding}")
+                };
                 for part in coded(coding, &plain).chunks(chunk) {
                     decoder.feed(part).unwrap();
                 }
@@ -178,7 +181,9 @@ pub(crate) mod tests {
             fn read(&mut self, _: &[u8]) {}
         }
         let block = coded("zstd", &vec![0; 16 << 20]);
-        let Ok(mut decoder) = Decoder::new(Some(&HeaderValue::from_static("zstd")), Nothing) else { panic!() };
+        let Ok(mut decoder) = Decoder::new(Some(&HeaderValue::from_static("zstd")), Nothing) else {
+            panic!()
+        };
         let fed = (0..40).take_while(|_| decoder.feed(&block).is_ok()).count();
         assert!(fed < 20, "stopped after {fed} times 16 MiB");
     }

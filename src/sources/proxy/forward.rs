@@ -50,7 +50,8 @@ impl Forwarder {
     /// Answers one request.
     pub(super) async fn forward(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         if request.method() == Method::CONNECT {
-            let text = "This is a reverse proxy: set the API's base URL to it, not HTTPS_PROXY. CONNECT is refused.";
+            let text =
+                "This is a reverse proxy: set the API's base URL to it, not HTTPS_PROXY. CONNECT is refused.";
             return own_answer(StatusCode::METHOD_NOT_ALLOWED, text);
         }
         let Some(target) = self.targets.iter().find(|t| serves(&t.route.prefix, request.uri().path())) else {
@@ -60,7 +61,10 @@ impl Forwarder {
         let mut tap = CallTap::begin(&self.meter, &target.route, &head);
         let Some(uri) = upstream_uri(&target.route, &head.uri) else {
             tap.finish(Outcome::UpstreamBroken);
-            return own_answer(StatusCode::BAD_REQUEST, "This path cannot be joined to the upstream's address.");
+            return own_answer(
+                StatusCode::BAD_REQUEST,
+                "This path cannot be joined to the upstream's address.",
+            );
         };
         head.uri = uri;
         head.version = Version::HTTP_11;
@@ -78,8 +82,12 @@ impl Forwarder {
             Err(error) => {
                 tap.finish(Outcome::UpstreamBroken);
                 tracing::warn!(route = %target.route.name, error = %chain(&error), "upstream failed before its response");
-                let what = if error.is_connect() { "cannot be reached" } else { "broke off before it answered" };
-                own_answer(StatusCode::BAD_GATEWAY, &format!("The upstream of route \"{}\" {what}.", target.route.name))
+                let what =
+                    if error.is_connect() { "cannot be reached" } else { "broke off before it answered" };
+                own_answer(
+                    StatusCode::BAD_GATEWAY,
+                    &format!("The upstream of route \"{}\" {what}.", target.route.name),
+                )
             }
         }
     }
@@ -87,7 +95,8 @@ impl Forwarder {
 
 /// True if a route with this prefix serves this path; prefixes end at a slash.
 fn serves(prefix: &str, path: &str) -> bool {
-    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.is_empty())
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.is_empty())
 }
 
 /// The upstream's address with the request's path and query, byte for byte.
@@ -145,7 +154,10 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.project();
         let frame = ready!(this.inner.poll_frame(cx));
         if let Some(Ok(frame)) = &frame
@@ -187,7 +199,10 @@ impl Body for AnswerBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.project() {
             AnswerBodyProjection::Own { inner } => inner.poll_frame(cx).map_err(|never| match never {}),
             AnswerBodyProjection::Passing { mut inner, tap } => {

@@ -83,13 +83,24 @@ mod tests {
         set_host(&mut passed, HeaderValue::from_static("b"));
         assert_eq!(
             pairs(&passed),
-            [("host", "b"), ("x-first", "1"), ("cookie", "a"), ("cookie", "b"), ("te", "trailers"), ("x-last", "2")]
+            [
+                ("host", "b"),
+                ("x-first", "1"),
+                ("cookie", "a"),
+                ("cookie", "b"),
+                ("te", "trailers"),
+                ("x-last", "2")
+            ]
         );
     }
 
     #[test]
     fn a_client_cannot_strip_what_frames_the_message() {
-        let passed = end_to_end(map(&[("connection", "content-length, host"), ("host", "a"), ("content-length", "3")]));
+        let passed = end_to_end(map(&[
+            ("connection", "content-length, host"),
+            ("host", "a"),
+            ("content-length", "3"),
+        ]));
         assert_eq!(pairs(&passed), [("host", "a"), ("content-length", "3")]);
     }
 }

@@ -50,7 +50,8 @@ impl Credentials {
         let (kind, secret) = secret_of(headers);
         let Some(secret) = secret else { return (kind, Credential::default()) };
         let fingerprint = fingerprint(&self.key, secret);
-        let alias = self.aliases.iter().find(|(known, _)| *known == fingerprint).map(|(_, alias)| alias.clone());
+        let alias =
+            self.aliases.iter().find(|(known, _)| *known == fingerprint).map(|(_, alias)| alias.clone());
         (kind, Credential { alias, fingerprint: Some(fingerprint) })
     }
 }

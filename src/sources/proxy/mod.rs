@@ -76,7 +76,8 @@ impl Hop {
         let targets = listener.routes.iter().map(target).collect::<Result<Vec<_>, _>>()?;
         let bound = TcpListener::bind(listener.bind).await;
         let bound = bound.map_err(|source| StartError::Bind { address: listener.bind, source })?;
-        let address = bound.local_addr().map_err(|source| StartError::Bind { address: listener.bind, source })?;
+        let address =
+            bound.local_addr().map_err(|source| StartError::Bind { address: listener.bind, source })?;
         Ok(Self { address, listener: bound, forwarder: Arc::new(Forwarder { targets, meter }) })
     }
 

@@ -235,7 +235,9 @@ mod tests {
     #[test]
     fn a_model_behind_megabytes_is_found() {
         let prompt = "x\\\"{[,".repeat(1_000_000);
-        let text = format!(r#"{{"max_tokens":16,"messages":[{{"content":"{prompt}","model":"no"}}],"model":"claude-opus-5-5","stream":true}}"#);
+        let text = format!(
+            r#"{{"max_tokens":16,"messages":[{{"content":"{prompt}","model":"no"}}],"model":"claude-opus-5-5","stream":true}}"#
+        );
         let scanner = scan(text.as_bytes(), 16_384);
         assert_eq!(scanner.value(0), Some(&br#""claude-opus-5-5""#[..]));
         assert_eq!(scanner.value(1), Some(&b"16"[..]));

@@ -132,7 +132,9 @@ impl CallTap {
             _ if head.uri.path().starts_with("/v1/messages") => identify::suggested_surface(auth, client),
             _ => Surface::Unknown,
         });
-        let text = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok()).filter(|v| v.len() <= MAX_MEMBER);
+        let text = |name: &str| {
+            head.headers.get(name).and_then(|v| v.to_str().ok()).filter(|v| v.len() <= MAX_MEMBER)
+        };
         let call = Call {
             id: meter.next_id.fetch_add(1, Relaxed),
             route: route.name.clone(),

@@ -29,7 +29,8 @@ pub(super) fn client(route: &Route) -> Result<Upstream, StartError> {
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
     let tls = tls(route)?;
-    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+    let connector =
+        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
     Ok(Client::builder(TokioExecutor::new())
         .http1_preserve_header_case(true)
         .http1_max_headers(super::MAX_HEADERS)

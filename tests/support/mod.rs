@@ -1,0 +1,99 @@
+//! What the tests run against: real servers on ports of their own, and the sidecar itself.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
+
+pub mod api;
+pub mod collector;
+pub mod raw;
+pub mod webhook;
+
+use plimsoll::app::{self, Running, Seams};
+use plimsoll::config::Config;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How long anything may take before a test calls it hung. Never waited for, only run into.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A sidecar in this process.
+pub struct Sidecar {
+    pub running: Running,
+    pub hop: SocketAddr,
+    pub metrics: SocketAddr,
+}
+
+impl Sidecar {
+    pub async fn start(config: &str) -> Self {
+        Self::with(config, Seams { env: |_| None, ..Seams::default() }).await
+    }
+
+    pub async fn with(config: &str, seams: Seams) -> Self {
+        let config = Config::parse(config, &|_| None).unwrap_or_else(|e| panic!("test configuration: {e}"));
+        let running = app::start(config, seams).await.expect("sidecar starts");
+        Self { hop: running.hops[0], metrics: running.metrics, running }
+    }
+
+    /// One route to this upstream.
+    pub async fn to(upstream: SocketAddr) -> Self {
+        Self::start(&route_to(upstream)).await
+    }
+
+    pub async fn scrape(&self) -> String {
+        let url = format!("http://{}/metrics", self.metrics);
+        reqwest::get(url).await.unwrap().text().await.unwrap()
+    }
+
+    /// The value of a series on `/metrics` whose line holds all these parts; sums over several.
+    pub async fn metric(&self, name: &str, parts: &[&str]) -> Option<f64> {
+        metric(&self.scrape().await, name, parts)
+    }
+
+    /// Waits until a series has this value.
+    pub async fn wait_metric(&self, name: &str, parts: &[&str], wanted: f64) {
+        let mut last = None;
+        let seen = eventually(async || {
+            last = self.metric(name, parts).await;
+            (last == Some(wanted)).then_some(())
+        });
+        if tokio::time::timeout(PATIENCE, seen).await.is_err() {
+            panic!("{name}{parts:?} is {last:?}, not {wanted}\n{}", self.scrape().await);
+        }
+    }
+}
+
+/// The sum of the series of this name whose line holds all these parts.
+pub fn metric(text: &str, name: &str, parts: &[&str]) -> Option<f64> {
+    let values: Vec<f64> = text
+        .lines()
+        .filter(|l| {
+            l.starts_with(name)
+                && l[name.len()..].starts_with(['{', ' '])
+                && parts.iter().all(|p| l.contains(p))
+        })
+        .map(|l| l.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect();
+    (!values.is_empty()).then(|| values.iter().sum())
+}
+
+pub fn route_to(upstream: SocketAddr) -> String {
+    format!(
+        "metrics: {{bind: '127.0.0.1:0'}}\nlisteners:\n- bind: 127.0.0.1:0\n  routes:\n  - {{name: api, upstream: 'http://{upstream}'}}\n"
+    )
+}
+
+/// Polls until there is something; yields in between, so that paused and real time both work.
+pub async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// [`eventually`], or a panic that says what was waited for.
+pub async fn wait_for<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    match tokio::time::timeout(PATIENCE, eventually(look)).await {
+        Ok(found) => found,
+        Err(_) => panic!("waited in vain for {what}"),
+    }
+}
