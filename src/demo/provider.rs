@@ -176,7 +176,7 @@ fn admit(state: &State, input: u64) -> (Option<(&'static str, u64, u64)>, Header
         bucket.refill();
     }
     let short = |bucket: &Bucket, wanted: f64| {
-        (bucket.level < wanted).then(|| (wanted - bucket.level, bucket.capacity))
+        (bucket.level < wanted).then_some((wanted - bucket.level, bucket.capacity))
     };
     let refusal = [
         ("requests", short(requests, 1.0)),

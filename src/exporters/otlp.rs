@@ -106,8 +106,11 @@ impl ServiceName for opentelemetry_sdk::resource::ResourceBuilder {
 struct Latest {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     facts: Arc<Facts>,
-    made: Mutex<Option<(Arc<Snapshot>, Arc<Vec<Family>>)>>,
+    made: Mutex<Option<Made>>,
 }
+
+/// A snapshot and the families made of it.
+type Made = (Arc<Snapshot>, Arc<Vec<Family>>);
 
 impl Latest {
     fn families(&self) -> Arc<Vec<Family>> {

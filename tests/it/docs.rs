@@ -1,0 +1,28 @@
+//! What the documents promise is there.
+
+use plimsoll::config::Config;
+
+#[test]
+fn the_example_configuration_is_valid() {
+    let config = Config::parse(include_str!("../../docs/plimsoll.example.yaml"), &|_| None).unwrap();
+    assert_eq!(config.routes().count(), 2);
+    assert_eq!(config.owners.iter().count(), 2);
+}
+
+#[test]
+fn the_readme_keeps_exactly_two_set_up_commands() {
+    let readme = include_str!("../../README.md");
+    let set_up = &readme[readme.find("## See it").unwrap()..readme.find("## Use it").unwrap()];
+    let commands: Vec<&str> =
+        set_up.split("```sh\n").skip(1).map(|block| block.split("\n```").next().unwrap()).collect();
+    assert_eq!(commands, ["cargo run --quiet -- demo", "scripts/test"]);
+}
+
+#[test]
+fn every_module_stands_on_the_map() {
+    let map = include_str!("../../ARCHITECTURE.md");
+    let library = include_str!("../../src/lib.rs");
+    for module in library.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';')) {
+        assert!(map.contains(&format!("`{module}")), "{module} is not in ARCHITECTURE.md");
+    }
+}
