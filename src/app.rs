@@ -1,25 +1,32 @@
 //! Composition: makes every part and joins them. Each part owns its own `spawn`; nothing else does
-//! the joining, and nothing but the binary and the tests sees this.
+//! the joining, and nothing but the commands, the demo and the tests sees this.
+//!
+//! A new configuration is made ready whole before anything that runs is touched: whatever cannot be
+//! made refuses all of it. Then routes, owners and thresholds are swapped; connections, buckets and
+//! totals stay.
+
+pub mod reload;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dialects;
-use crate::engine::Book;
-use crate::engine::task::{self, Published};
+use crate::engine::task::{self, Published, Rules};
 use crate::exporters::catalogue::Facts;
-use crate::exporters::{alertmanager, otlp, spans};
+use crate::exporters::{alertmanager, calls, genai, otlp, spans};
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 use crate::sources::proxy::identify::Credentials;
 use crate::sources::proxy::tap::{Meter, ReadHead};
-use crate::sources::proxy::{Hop, StartError};
+use crate::sources::proxy::{self, Bound, Hop, Prepared, StartError};
 use crate::stats::Stats;
-use crate::stop::{self, Stop, Stopper};
+use crate::stop::{self, Stopper};
+use arc_swap::ArcSwap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// What a test or the demo may put in place of the real thing.
@@ -45,15 +52,17 @@ impl Default for Seams {
     }
 }
 
-/// Why it could not start.
+/// Why it could not start, or could not take a new configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// A hop could not start.
     #[error(transparent)]
     Hop(#[from] StartError),
-    /// The metrics port could not be listened on.
-    #[error("cannot listen on {address} (metrics.bind): {source}")]
-    Admin {
+    /// A port could not be listened on.
+    #[error("cannot listen on {address} ({what}): {source}")]
+    Port {
+        /// The configuration key.
+        what: &'static str,
         /// The address.
         address: SocketAddr,
         /// Why.
@@ -61,7 +70,7 @@ pub enum AppError {
     },
     /// OTLP cannot be used as configured.
     #[error("OTLP export cannot start: {0}")]
-    Otlp(#[from] opentelemetry_otlp::ExporterBuildError),
+    Otlp(#[from] otlp::OtlpError),
     /// An Alertmanager cannot be used as configured.
     #[error("{0}")]
     Alertmanager(String),
@@ -69,8 +78,6 @@ pub enum AppError {
 
 /// A sidecar that runs.
 pub struct Running {
-    /// Addresses of the hop, in the order of the configuration.
-    pub hops: Vec<SocketAddr>,
     /// Address of the metrics port.
     pub metrics: SocketAddr,
     /// What the engine publishes.
@@ -79,14 +86,32 @@ pub struct Running {
     pub stats: Arc<Stats>,
     /// The time.
     pub clock: Clock,
-    drain: Stopper,
+    hops: Vec<Hop>,
+    facts: Arc<Facts>,
+    shared: Shared,
+    rules: watch::Sender<Rules>,
+    pushers: Pushers,
+    draining: Stopper,
     quit: Stopper,
-    hop_tasks: Vec<JoinHandle<()>>,
     engine: JoinHandle<()>,
-    spans: JoinHandle<()>,
-    pushers: Vec<JoinHandle<()>>,
+    calls: JoinHandle<()>,
     admin: JoinHandle<()>,
     otlp: Option<otlp::Pipeline>,
+    unswappable: String,
+}
+
+/// What every generation of the hop shares.
+struct Shared {
+    ledger: Arc<Ledger>,
+    observations: mpsc::Sender<Observation>,
+    next_id: Arc<AtomicU64>,
+    read_head: ReadHead,
+}
+
+/// The tasks that push alerts, of one generation.
+struct Pushers {
+    stopper: Stopper,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 /// Makes and starts everything.
@@ -96,76 +121,174 @@ pub struct Running {
 pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError> {
     let clock = Clock::system();
     let stats = Arc::new(Stats::default());
-    let (drain, draining) = stop::channel();
+    let (draining, drain) = stop::channel();
     let (quit, quitting) = stop::channel();
     let (observations, incoming) = mpsc::channel(seams.queue);
-    let (judged_tx, judged) = mpsc::channel(spans::QUEUE);
-    let ledger = Arc::new(Ledger::new(config.routes().map(|r| r.name.clone()), config.max_totals));
+    let (judged_tx, judged) = mpsc::channel(calls::QUEUE);
+    let ledger = Arc::new(Ledger::new(config.max_totals));
     let admin = match seams.admin.take() {
         Some(admin) => admin,
-        None => Admin::bind(config.metrics)
-            .await
-            .map_err(|source| AppError::Admin { address: config.metrics, source })?,
+        None => bind_admin("metrics.bind", config.metrics).await?,
     };
-    let meter = meter(&config, &seams, ledger.clone(), observations, stats.clone(), clock.clone());
-    let mut hops = Vec::new();
-    for listener in &config.listeners {
-        hops.push(Hop::bind(listener, meter.clone()).await?);
-    }
+    let shared =
+        Shared { ledger: ledger.clone(), observations, next_id: Arc::default(), read_head: seams.read_head };
+    let meter = meter(&config, &shared, &stats, &clock);
+    let hops = hops(&config, &meter, Vec::new()).await?.commit(&meter)?;
     drop(meter);
-    let parts = task::Parts {
-        book: Book::new(config.owners.clone(), config.thresholds, config.book),
+    let (rules, rules_rx) = watch::channel(rules_of(&config));
+    let (published, engine) = task::spawn(task::Parts {
+        rules: rules_rx,
         observations: incoming,
         judged: judged_tx,
         ledger,
         stats: stats.clone(),
         clock: clock.clone(),
-    };
-    let (published, engine) = task::spawn(parts);
-    let facts = Arc::new(Facts { owners: config.owners.clone(), stats: stats.clone() });
-    let otlp = if otlp::is_configured(&config.otlp, &seams.env) {
-        Some(otlp::start(&config.otlp, published.snapshots.clone(), facts.clone())?)
-    } else {
-        None
-    };
-    let tracers = otlp.as_ref().map(|pipeline| pipeline.tracers.clone());
-    let pushers = pushers(&config, &published, &stats, &clock, &quitting)?;
+    });
+    let to_come = otlp::FactsToCome { stats: stats.clone() };
+    let otlp = otlp::prepare(&config.otlp, &seams.env)?.map(|ready| ready.start(&to_come));
+    let genai = otlp::Pipeline::genai(otlp.as_ref(), config.otlp.semconv);
+    let owners = ArcSwap::from(config.owners.clone());
+    let facts = Arc::new(Facts { owners, stats: stats.clone(), genai: genai.clone() });
+    if let Some(pipeline) = &otlp {
+        pipeline.observe(published.snapshots.clone(), facts.clone());
+    }
+    let pushers = pushers(&config, &published, &stats, &clock)?;
+    note_reload(&stats, &clock);
     Ok(Running {
         metrics: admin.address,
-        hops: hops.iter().map(|hop| hop.address).collect(),
-        hop_tasks: hops.into_iter().map(|hop| hop.spawn(draining.clone())).collect(),
-        spans: spans::spawn(judged, tracers, config.otlp.span_ratio),
-        admin: admin.spawn(published.snapshots.clone(), facts, clock.clone(), draining, quitting),
+        hops,
+        calls: calls::spawn(judged, listeners(&config, otlp.as_ref(), genai)),
+        admin: admin.spawn(published.snapshots.clone(), facts.clone(), clock.clone(), drain, quitting),
+        facts,
+        shared,
+        rules,
         published,
         stats,
         clock,
-        drain,
+        draining,
         quit,
         engine,
         pushers,
         otlp,
+        unswappable: unswappable(&config),
     })
 }
 
-fn meter(
+/// Who wants to know of each judged call.
+fn listeners(
     config: &Config,
-    seams: &Seams,
-    ledger: Arc<Ledger>,
-    observations: mpsc::Sender<crate::observation::Observation>,
-    stats: Arc<Stats>,
-    clock: Clock,
-) -> Arc<Meter> {
+    otlp: Option<&otlp::Pipeline>,
+    genai: Arc<genai::GenAi>,
+) -> Vec<calls::Listener> {
+    let mut listeners: Vec<calls::Listener> = vec![Box::new(move |call| genai.record(call))];
+    if let Some(tracers) = otlp.and_then(|pipeline| pipeline.tracers.as_ref()) {
+        listeners.push(spans::listener(tracers, config.otlp.span_ratio));
+    }
+    listeners
+}
+
+async fn bind_admin(what: &'static str, address: SocketAddr) -> Result<Admin, AppError> {
+    Admin::bind(address).await.map_err(|source| AppError::Port { what, address, source })
+}
+
+fn meter(config: &Config, shared: &Shared, stats: &Arc<Stats>, clock: &Clock) -> Arc<Meter> {
     Arc::new(Meter {
-        ledger,
-        observations,
-        stats,
-        clock,
+        ledger: shared.ledger.clone(),
+        observations: shared.observations.clone(),
+        stats: stats.clone(),
+        clock: clock.clone(),
         owners: config.owners.clone(),
         groups: config.model_groups.clone(),
         credentials: Credentials::new(config.fingerprint_key.as_ref(), &config.credentials),
-        read_head: seams.read_head,
-        next_id: AtomicU64::new(1),
+        read_head: shared.read_head,
+        next_id: shared.next_id.clone(),
     })
+}
+
+fn rules_of(config: &Config) -> Rules {
+    Rules { owners: config.owners.clone(), thresholds: config.thresholds, limits: config.book }
+}
+
+/// Settings that are read at the start only, so that a reload can say when one has changed.
+fn unswappable(config: &Config) -> String {
+    format!("{} {:?} {:?} {}", config.metrics, config.admin.bind, config.otlp, config.max_totals)
+}
+
+fn note_reload(stats: &Stats, clock: &Clock) {
+    stats.reloads.up();
+    stats.last_reload_refused.set(0);
+    stats.last_reload_at.set(u64::try_from(clock.now().micros() / 1_000_000).unwrap_or(0));
+}
+
+/// The hops of a configuration, made ready but not in place.
+struct Hops {
+    kept: Vec<(Hop, Prepared)>,
+    new: Vec<(Bound, Prepared)>,
+    /// Hops that the configuration no longer has.
+    gone: Vec<Hop>,
+}
+
+/// Why hops could not be made ready; the running ones are given back untouched.
+struct Refused {
+    error: StartError,
+    running: Vec<Hop>,
+}
+
+impl From<Refused> for AppError {
+    fn from(refused: Refused) -> Self {
+        refused.error.into()
+    }
+}
+
+/// Makes the hops of a configuration ready: certificates read, ports bound.
+async fn hops(config: &Config, meter: &Arc<Meter>, mut running: Vec<Hop>) -> Result<Hops, Refused> {
+    let mut prepared = Vec::new();
+    let mut taken: Vec<usize> = Vec::new();
+    for listener in &config.listeners {
+        let same =
+            (0..running.len()).find(|at| running[*at].configured == listener.bind && !taken.contains(at));
+        taken.extend(same);
+        let made = proxy::prepare(listener, meter, same.map(|at| &running[at]));
+        let bound = match (&made, same) {
+            (Ok(_), None) => proxy::bind(listener.bind).await.map(Some),
+            _ => Ok(None),
+        };
+        match (made, bound) {
+            (Ok(made), Ok(bound)) => prepared.push((same, bound, made)),
+            (Err(error), _) | (_, Err(error)) => return Err(Refused { error, running }),
+        }
+    }
+    let mut slots: Vec<Option<Hop>> = running.drain(..).map(Some).collect();
+    let mut hops = Hops { kept: Vec::new(), new: Vec::new(), gone: Vec::new() };
+    for (same, bound, made) in prepared {
+        match (same.and_then(|at| slots[at].take()), bound) {
+            (Some(hop), _) => hops.kept.push((hop, made)),
+            (None, Some(bound)) => hops.new.push((bound, made)),
+            (None, None) => {}
+        }
+    }
+    hops.gone = slots.into_iter().flatten().collect();
+    Ok(hops)
+}
+
+impl Hops {
+    /// Puts them in place; hops that are gone drain by themselves.
+    fn commit(self, meter: &Arc<Meter>) -> Result<Vec<Hop>, StartError> {
+        let mut hops = Vec::new();
+        for (hop, prepared) in self.kept {
+            hop.swap(prepared);
+            hops.push(hop);
+        }
+        for (bound, prepared) in self.new {
+            hops.push(Hop::start(bound, prepared)?);
+        }
+        for hop in self.gone {
+            tracing::info!(address = %hop.address, "listener is gone; draining it");
+            tokio::spawn(hop.drain());
+        }
+        meter.ledger.keep_routes(&hops.iter().flat_map(Hop::routes).collect::<Vec<_>>());
+        Ok(hops)
+    }
 }
 
 fn pushers(
@@ -173,35 +296,82 @@ fn pushers(
     published: &Published,
     stats: &Arc<Stats>,
     clock: &Clock,
-    stop: &Stop,
-) -> Result<Vec<JoinHandle<()>>, AppError> {
+) -> Result<Pushers, AppError> {
     let writer = alertmanager::Writer {
         alerts: config.alerts.clone(),
         owners: config.owners.clone(),
         external_url: config.external_url.clone(),
     };
+    let (stopper, stop) = stop::channel();
     let parts = alertmanager::Parts {
         writer,
         alerts: published.alerts.clone(),
         stats: stats.clone(),
         clock: clock.clone(),
-        stop: stop.clone(),
+        stop,
     };
-    alertmanager::spawn(&parts).map_err(AppError::Alertmanager)
+    Ok(Pushers { stopper, tasks: alertmanager::spawn(&parts).map_err(AppError::Alertmanager)? })
 }
 
 /// How long the engine may take to empty its queue at the end.
-const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE: Duration = Duration::from_secs(2);
 
 impl Running {
+    /// Addresses of the hop, in the order of the configuration.
+    pub fn hops(&self) -> Vec<SocketAddr> {
+        self.hops.iter().map(|hop| hop.address).collect()
+    }
+
+    /// Puts a new configuration in place, or none of it.
+    ///
+    /// # Errors
+    /// If a part cannot be made as configured; then everything runs on as it was.
+    pub async fn reload(&mut self, config: &Config) -> Result<(), AppError> {
+        let result = self.try_reload(config).await;
+        match &result {
+            Ok(()) => note_reload(&self.stats, &self.clock),
+            Err(_) => self.refuse_reload(),
+        }
+        result
+    }
+
+    /// Counts a configuration that could not even be read.
+    pub fn refuse_reload(&self) {
+        self.stats.reloads_refused.up();
+        self.stats.last_reload_refused.set(1);
+    }
+
+    async fn try_reload(&mut self, config: &Config) -> Result<(), AppError> {
+        let pushers = pushers(config, &self.published, &self.stats, &self.clock)?;
+        let meter = meter(config, &self.shared, &self.stats, &self.clock);
+        match hops(config, &meter, std::mem::take(&mut self.hops)).await {
+            Ok(hops) => self.hops = hops.commit(&meter)?,
+            Err(refused) => {
+                self.hops = refused.running;
+                pushers.stopper.stop();
+                return Err(refused.error.into());
+            }
+        }
+        self.rules.send_replace(rules_of(config));
+        self.facts.owners.store(config.owners.clone());
+        std::mem::replace(&mut self.pushers, pushers).stopper.stop();
+        if unswappable(config) != self.unswappable {
+            tracing::warn!("changes to metrics, admin, otlp or limits.totals take effect at the next start");
+        }
+        Ok(())
+    }
+
     /// Stops taking connections, lets calls in flight end, sends the last exports, ends.
     pub async fn shutdown(self) {
-        self.drain.stop();
-        for hop in self.hop_tasks {
-            log_panic("a hop", hop.await);
+        self.draining.stop();
+        let drains: Vec<_> = self.hops.into_iter().map(|hop| tokio::spawn(hop.drain())).collect();
+        for drain in drains {
+            log_panic("a hop", drain.await);
         }
-        // Senders of calls that outlived the drain keep the queue open; they are not waited for.
-        for (what, task) in [("the engine", self.engine), ("the span exporter", self.spans)] {
+        // The engine ends with the last sender. Senders of calls that outlived the drain keep the
+        // queue open; they are not waited for.
+        drop(self.shared);
+        for (what, task) in [("the engine", self.engine), ("the span exporter", self.calls)] {
             match tokio::time::timeout(SETTLE, task).await {
                 Ok(ended) => log_panic(what, ended),
                 Err(_) => tracing::warn!(what, "did not end in time"),
@@ -210,9 +380,13 @@ impl Running {
         if let Some(otlp) = self.otlp {
             otlp.shutdown().await;
         }
+        self.pushers.stopper.stop();
         self.quit.stop();
-        for task in self.pushers.into_iter().chain([self.admin]) {
-            log_panic("an exporter", task.await);
+        for task in self.pushers.tasks.into_iter().chain([self.admin]) {
+            match tokio::time::timeout(SETTLE, task).await {
+                Ok(ended) => log_panic("an exporter", ended),
+                Err(_) => tracing::warn!("an exporter did not end in time"),
+            }
         }
     }
 }

@@ -37,15 +37,27 @@ impl Clock {
         Timestamp::from_micros(self.0.wall.load(Relaxed).saturating_add(gone))
     }
 
-    /// Adopts a step of the system clock; true if there was one.
-    pub fn adopt_step(&self) -> bool {
+    /// Adopts a step of the system clock.
+    pub fn adopt_step(&self) -> Step {
         let off = wall_micros().saturating_sub(self.now().micros());
-        let stepped = off.unsigned_abs() > STEP.as_micros() as u64;
-        if stepped {
-            self.0.wall.fetch_add(off, Relaxed);
+        let by = Duration::from_micros(off.unsigned_abs());
+        if by <= STEP {
+            return Step::None;
         }
-        stepped
+        self.0.wall.fetch_add(off, Relaxed);
+        if off < 0 { Step::Back(by) } else { Step::Forward(by) }
     }
+}
+
+/// A step of the system clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// There was none.
+    None,
+    /// Time was skipped (or the machine slept): it counts as time that passed.
+    Forward(Duration),
+    /// The clock was set back.
+    Back(Duration),
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the system clock")]

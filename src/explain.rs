@@ -170,7 +170,14 @@ fn error_body(response: &Response) -> ErrorBody {
         Some(other) => other.to_string(),
     };
     let mut error = error_text::read(text.as_bytes(), false, false);
-    error.message = error.message.or_else(|| response.message.clone());
+    match (&error.message, &response.message) {
+        (Some(own), Some(seen)) if !own.contains(seen.as_str()) => {
+            error.text.push_str(" | ");
+            error.text.push_str(seen);
+        }
+        (None, Some(seen)) => error.message = Some(seen.clone()),
+        _ => {}
+    }
     // A success is judged by its status; text beside it is what somebody wrote around it.
     if response.status.is_some_and(|s| s < 400) {
         error.in_stream = error.kind.is_some();

@@ -6,7 +6,7 @@
 
 use crate::observation::Usage;
 use crate::route::{ModelGroup, Owner, RouteName, Surface};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -55,31 +55,45 @@ pub struct Ledger {
     rows: RwLock<HashMap<TotalsKey, Arc<Row>>>,
     max_rows: usize,
     folded: AtomicU64,
-    in_flight: HashMap<RouteName, AtomicU64>,
+    in_flight: RwLock<BTreeMap<RouteName, Arc<InFlight>>>,
+}
+
+/// Calls in flight on one route. Held by the route, so that counting costs no look-up.
+#[derive(Debug, Default)]
+pub struct InFlight(AtomicU64);
+
+impl InFlight {
+    /// Counts a call in; returns how many are in flight, this one among them.
+    pub fn enter(&self) -> u64 {
+        self.0.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Counts a call out that was counted in by [`InFlight::enter`].
+    pub fn leave(&self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Ledger {
-    /// A ledger for these routes, with at most `max_rows` rows that name a model.
-    pub fn new(routes: impl IntoIterator<Item = RouteName>, max_rows: usize) -> Self {
-        Self {
-            rows: RwLock::default(),
-            max_rows,
-            folded: AtomicU64::new(0),
-            in_flight: routes.into_iter().map(|route| (route, AtomicU64::new(0))).collect(),
-        }
+    /// A ledger with at most `max_rows` rows that name a model.
+    pub fn new(max_rows: usize) -> Self {
+        Self { rows: RwLock::default(), max_rows, folded: AtomicU64::new(0), in_flight: RwLock::default() }
     }
 
-    /// Counts a call in; returns how many are in flight on its route, this one among them.
-    pub fn begin(&self, route: &RouteName) -> u64 {
-        self.in_flight.get(route).map_or(0, |n| n.fetch_add(1, Relaxed) + 1)
+    /// The count of calls in flight on a route; the same one for the same name.
+    pub fn route(&self, route: &RouteName) -> Arc<InFlight> {
+        let mut routes = self.in_flight.write().unwrap_or_else(PoisonError::into_inner);
+        routes.entry(route.clone()).or_default().clone()
     }
 
-    /// Counts a call out and settles its totals.
+    /// Forgets routes that are gone, once their last call has ended.
+    pub fn keep_routes(&self, configured: &[RouteName]) {
+        let mut routes = self.in_flight.write().unwrap_or_else(PoisonError::into_inner);
+        routes.retain(|route, count| configured.contains(route) || Arc::strong_count(count) > 1);
+    }
+
+    /// Settles the totals of a call that ended.
     pub fn settle(&self, mut key: TotalsKey, usage: Option<Usage>) {
-        if let Some(n) = self.in_flight.get(&key.route) {
-            // Each call was counted in by `begin`, so this cannot pass zero.
-            n.fetch_sub(1, Relaxed);
-        }
         key.status = key.status.map(documented_status);
         let row = self.row(key);
         row.requests.fetch_add(1, Relaxed);
@@ -112,9 +126,8 @@ impl Ledger {
 
     /// Calls in flight, by route.
     pub fn in_flight(&self) -> Vec<(RouteName, u64)> {
-        let mut all: Vec<_> = self.in_flight.iter().map(|(r, n)| (r.clone(), n.load(Relaxed))).collect();
-        all.sort();
-        all
+        let routes = self.in_flight.read().unwrap_or_else(PoisonError::into_inner);
+        routes.iter().map(|(route, count)| (route.clone(), count.0.load(Relaxed))).collect()
     }
 
     /// Every row, sorted by key.
@@ -164,10 +177,9 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_when_the_table_is_full() {
-        let ledger = Ledger::new([RouteName::new("api")], 10);
+        let ledger = Ledger::new(10);
         let usage = Usage { input: Amount::new(3), ..Usage::default() };
         for n in 0..1_000 {
-            ledger.begin(&RouteName::new("api"));
             ledger.settle(key(&format!("model-{n}"), 200), Some(usage));
         }
         let rows = ledger.read();
@@ -175,7 +187,19 @@ mod tests {
         assert_eq!(rows.iter().map(|(_, t)| t.requests).sum::<u64>(), 1_000);
         assert_eq!(rows.iter().map(|(_, t)| t.input).sum::<u64>(), 3_000);
         assert_eq!(ledger.folded(), 990);
-        assert_eq!(ledger.in_flight()[0].1, 0);
+    }
+
+    #[test]
+    fn a_route_that_is_gone_is_forgotten_with_its_last_call() {
+        let (ledger, gone) = (Ledger::new(10), RouteName::new("gone"));
+        let call = ledger.route(&gone);
+        call.enter();
+        ledger.keep_routes(&[]);
+        assert_eq!(ledger.in_flight(), [(gone, 1)]);
+        call.leave();
+        drop(call);
+        ledger.keep_routes(&[]);
+        assert_eq!(ledger.in_flight(), []);
     }
 
     #[test]

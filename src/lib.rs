@@ -22,5 +22,6 @@ pub mod demo;
 pub mod engine;
 pub mod exporters;
 pub mod ledger;
+pub mod reference;
 pub mod stats;
 pub mod stop;

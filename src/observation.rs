@@ -120,6 +120,16 @@ pub struct Call {
     pub path: Arc<str>,
 }
 
+impl Call {
+    /// The trace that the caller says the call belongs to, as 32 hex digits.
+    pub fn trace_id(&self) -> Option<&str> {
+        let id = self.traceparent.as_deref()?.split('-').nth(1)?;
+        let valid =
+            id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) && id.bytes().any(|b| b != b'0');
+        valid.then_some(id)
+    }
+}
+
 /// Who answered, as the response's headers say.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Account {
@@ -214,7 +224,7 @@ pub struct ErrorBody {
     pub code: Option<String>,
     /// `error.message`.
     pub message: Option<String>,
-    /// The text itself, cut at [`ErrorBody::MAX_BYTES`].
+    /// The text itself, cut at [`ErrorBody::KEPT_BYTES`].
     pub text: String,
     /// The body was longer than was kept.
     pub cut: bool,
@@ -223,8 +233,10 @@ pub struct ErrorBody {
 }
 
 impl ErrorBody {
-    /// How much of an error body is kept.
+    /// How much of an error body is read.
     pub const MAX_BYTES: usize = 64 * 1024;
+    /// How much of its text is kept once it has been read: thousands may wait in a queue.
+    pub const KEPT_BYTES: usize = 8 * 1024;
 }
 
 /// The end of a call.
@@ -259,6 +271,15 @@ impl End {
         match self.status {
             Some(status) => status >= 400 || self.error.is_some(),
             None => self.outcome == Outcome::UpstreamBroken,
+        }
+    }
+
+    /// A word of low cardinality for a failure: the status; where that tells nothing, how it failed.
+    pub fn error_type(&self) -> String {
+        match self.status {
+            Some(status) if status >= 400 => status.to_string(),
+            _ if self.outcome == Outcome::UpstreamBroken => Outcome::UpstreamBroken.as_str().to_owned(),
+            _ => "in_stream".to_owned(),
         }
     }
 

@@ -52,6 +52,14 @@ pub struct Stats {
     pub unread_bodies: Count,
     /// Observations in the queue to the engine.
     pub queue_depth: Count,
+    /// Configurations that were put in place, the first one among them.
+    pub reloads: Count,
+    /// Configurations that were refused; the one before stayed in place.
+    pub reloads_refused: Count,
+    /// 1 if the newest configuration was refused.
+    pub last_reload_refused: Count,
+    /// Unix time, in seconds, at which a configuration was last put in place.
+    pub last_reload_at: Count,
     /// Spans.
     pub spans: Deliveries,
     /// Alerts posted to Alertmanagers.

@@ -1,5 +1,6 @@
 //! The metrics port: `/metrics`, health, runbooks. Read-only, and safe to show to the network.
 
+pub mod control;
 pub mod runbooks;
 
 use crate::clock::Clock;
@@ -27,6 +28,10 @@ use tokio::time::Instant;
 const STALE: Duration = Duration::from_secs(5);
 /// How long a client may take to send a request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may live; scrapers come back.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+/// Pause after a failed accept, so that it does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Most connections at once.
 const MAX_CONNECTIONS: usize = 64;
 
@@ -77,23 +82,30 @@ async fn serve(listener: TcpListener, site: Arc<Site>, mut quit: Stop) {
     let mut server = hyper::server::conn::http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { return };
+        // With all connections taken nobody is accepted, and the kernel's queue waits.
+        let accepted = async {
+            let permit = connections.clone().acquire_owned().await;
+            (listener.accept().await, permit)
+        };
         tokio::select! {
-            accepted = listener.accept() => {
-                let Ok((stream, _)) = accepted else { continue };
-                let site = site.clone();
-                let service = service_fn(move |request: Request<Incoming>| {
+            accepted = accepted => match accepted {
+                (Ok((stream, _)), Ok(permit)) => {
                     let site = site.clone();
-                    async move { Ok::<_, Infallible>(site.answer(&request)) }
-                });
-                let connection = server.serve_connection(TokioIo::new(stream), service);
-                tokio::spawn(async move {
-                    if let Err(error) = connection.await {
-                        tracing::debug!(%error, "admin connection ended");
-                    }
-                    drop(permit);
-                });
-            }
+                    let service = service_fn(move |request: Request<Incoming>| {
+                        let site = site.clone();
+                        async move { Ok::<_, Infallible>(site.answer(&request)) }
+                    });
+                    let connection = server.serve_connection(TokioIo::new(stream), service);
+                    tokio::spawn(async move {
+                        // A reader that takes longer than this holds a place that others need.
+                        if tokio::time::timeout(CONNECTION_TIMEOUT, connection).await.is_err() {
+                            tracing::debug!("an admin connection was cut");
+                        }
+                        drop(permit);
+                    });
+                }
+                _ => tokio::time::sleep(ACCEPT_PAUSE).await,
+            },
             () = quit.requested() => return,
         }
     }

@@ -26,7 +26,7 @@ const AT_MOST: Duration = Duration::from_secs(85);
 const AFTERWARDS: f64 = 4.0;
 
 pub(super) fn main(args: &Args) -> ExitCode {
-    start_logging(LogFormat::Text, "error");
+    let _log = start_logging(LogFormat::Text, "error");
     match runtime() {
         Ok(runtime) => {
             let code = runtime.block_on(run(args));
@@ -129,7 +129,8 @@ impl Show {
             "An embedded provider allows 120,000 input tokens a minute. A growing workload calls it through\n\
              Plimsoll (http://{}); Plimsoll reads the headers that pass and posts alerts.\n\
              Metrics: http://{}/metrics\n",
-            demo.running.hops[0], demo.running.metrics
+            demo.running.hops()[0],
+            demo.running.metrics
         ));
         say("  time  calls  input bucket used                  empty in");
     }

@@ -38,6 +38,13 @@ pub(super) fn main(args: &Args) -> ExitCode {
         let mut line = Vec::new();
         match input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
             Ok(0) => break,
+            Ok(_) if line.len() as u64 == MAX_LINE && !line.ends_with(b"\n") => {
+                code = ExitCode::FAILURE;
+                print(&serde_json::json!({ "error": "the line is longer than 16 MiB" }).to_string());
+                if input.skip_until(b'\n').is_err() {
+                    break;
+                }
+            }
             Ok(_) if line.trim_ascii().is_empty() => {}
             Ok(_) => {
                 if let Err(problem) = one(&line, &config, args, &mut score) {

@@ -6,6 +6,7 @@ mod demo;
 mod explain;
 mod rules;
 mod run;
+mod schema;
 
 use crate::config::Config;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -46,6 +47,8 @@ enum Command {
     Demo(demo::Args),
     /// Print the Prometheus rules for your label names.
     Rules(rules::Args),
+    /// Print the JSON Schema of the configuration.
+    Schema(schema::Args),
 }
 
 /// How log lines are written.
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Rules(args) => rules::main(&args),
+        Command::Schema(args) => schema::main(&args),
     }
 }
 
@@ -84,11 +88,13 @@ fn load(path: Option<&Path>) -> Result<Config, ExitCode> {
     })
 }
 
-/// Starts logging, to standard error.
-fn start_logging(format: LogFormat, default: &str) {
+/// Starts logging, to standard error, through a queue that drops lines when nobody reads: a stalled
+/// log reader must not stall the traffic. The guard writes out what is left when it is dropped.
+fn start_logging(format: LogFormat, default: &str) -> tracing_appender::non_blocking::WorkerGuard {
     let filter = EnvFilter::try_from_env("PLIMSOLL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let queue = tracing_appender::non_blocking::NonBlockingBuilder::default();
+    let (writer, guard) = queue.buffered_lines_limit(LOG_QUEUE).lossy(true).finish(std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
     let started = match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => log.json().try_init(),
@@ -96,7 +102,11 @@ fn start_logging(format: LogFormat, default: &str) {
     if let Err(error) = started {
         say(&format!("logging could not start: {error}"));
     }
+    guard
 }
+
+/// Log lines that may wait for their reader.
+const LOG_QUEUE: usize = 8_192;
 
 /// A runtime with at least two workers: the OTLP exporter blocks one while it shuts down.
 fn runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
@@ -109,16 +119,19 @@ fn runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
     )
 }
 
-/// Says something to the person at the terminal.
-#[expect(clippy::print_stderr, reason = "the one place that speaks to a person on standard error")]
+/// Says something to the person at the terminal. Nobody there to hear it is no reason to fail.
 fn say(text: &str) {
-    eprintln!("{text}");
+    write_line(&mut std::io::stderr().lock(), text);
 }
 
-/// Prints a result.
-#[expect(clippy::print_stdout, reason = "the one place that prints results")]
+/// Prints a result. A reader that has seen enough (`| head`) is no reason to fail either.
 fn print(text: &str) {
-    println!("{text}");
+    write_line(&mut std::io::stdout().lock(), text);
+}
+
+fn write_line(out: &mut impl std::io::Write, text: &str) {
+    // Where this cannot be written, neither can a complaint about it.
+    writeln!(out, "{text}").unwrap_or_default();
 }
 
 /// The flag that names the configuration file.

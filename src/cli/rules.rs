@@ -1,6 +1,7 @@
 //! `plimsoll rules`: the Prometheus rules, for the label name that your routing uses.
 
 use super::{print, say};
+use crate::config::is_owner_label;
 use std::process::ExitCode;
 
 /// The rules, with `%OWNER%` where the owner label stands. The same text is the shipped file.
@@ -22,7 +23,7 @@ pub(super) fn main(args: &Args) -> ExitCode {
             ExitCode::SUCCESS
         }
         None => {
-            say(&format!("`{}` is no label name; use letters, digits and `_`", args.owner_label));
+            say(&format!("`{}` is no label name, or one that the alerts carry already", args.owner_label));
             ExitCode::from(2)
         }
     }
@@ -30,9 +31,7 @@ pub(super) fn main(args: &Args) -> ExitCode {
 
 /// The rules for an owner label of this name.
 pub(crate) fn rules(label: &str) -> Option<String> {
-    let fits = label.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
-        && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    fits.then(|| TEMPLATE.replace("%OWNER%", label))
+    is_owner_label(label).then(|| TEMPLATE.replace("%OWNER%", label))
 }
 
 #[cfg(test)]
@@ -48,6 +47,7 @@ mod tests {
     #[test]
     fn a_label_name_cannot_break_out_of_the_rules() {
         assert_eq!(rules("owner\"}) or vector(1"), None);
+        assert_eq!(rules("model"), None, "an alert has that label already");
         assert!(rules("team").unwrap().contains("team_kind"));
     }
 }

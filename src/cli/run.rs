@@ -1,16 +1,22 @@
 //! `plimsoll run`: the sidecar, until it is told to stop.
 
 use super::{ConfigArg, LogFormat, load, runtime, say, start_logging};
-use crate::app::{self, Seams};
+use crate::admin::control::{Control, Requests};
+use crate::app::reload::Reloader;
+use crate::app::{self, Running, Seams};
 use crate::config::Config;
+use std::path::Path;
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Flags of `run`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Without a configuration: the hop on http://127.0.0.1:8429 to https://api.anthropic.com,
-metrics, health and runbooks on http://127.0.0.1:9429. SIGTERM and SIGINT drain; a second one ends at once."
+metrics, health and runbooks on http://127.0.0.1:9429, the admin port on http://127.0.0.1:9430.
+
+SIGTERM and SIGINT drain; a second one ends at once. SIGHUP, a change of the file, and
+POST /-/reload on the admin port put a new configuration in place, or none of it."
 )]
 pub(super) struct Args {
     #[command(flatten)]
@@ -21,14 +27,15 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: &Args) -> ExitCode {
-    let config = match load(args.config.config.as_deref()) {
+    let path = args.config.config.as_deref();
+    let config = match load(path) {
         Ok(config) => config,
         Err(code) => return code,
     };
-    start_logging(args.log_format, "info");
+    let _log = start_logging(args.log_format, "info");
     match runtime() {
         Ok(runtime) => {
-            let code = runtime.block_on(run(config));
+            let code = runtime.block_on(run(config, path));
             // Tasks that a dead peer holds up must not hold up the end.
             runtime.shutdown_background();
             code
@@ -37,38 +44,111 @@ pub(super) fn main(args: &Args) -> ExitCode {
     }
 }
 
-async fn run(config: Config) -> ExitCode {
-    let (mut term, mut int) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(term), Ok(int)) => (term, int),
-        (Err(error), _) | (_, Err(error)) => {
-            say(&format!("signals cannot be received: {error}"));
-            return ExitCode::FAILURE;
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The word to stop.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
         }
+    }
+}
+
+async fn run(config: Config, path: Option<&Path>) -> ExitCode {
+    let failed = |what: &dyn std::fmt::Display| {
+        say(&what.to_string());
+        ExitCode::FAILURE
     };
-    let routes: Vec<String> = config.routes().map(|r| format!("{} -> {}", r.name, r.upstream)).collect();
-    let running = match app::start(config, Seams::default()).await {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return failed(&format!("signals cannot be received: {error}")),
+    };
+    let (admin, routes) = (config.admin.clone(), routes(&config));
+    let mut running = match app::start(config, Seams::default()).await {
         Ok(running) => running,
-        Err(error) => {
-            say(&error.to_string());
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return failed(&error),
     };
-    for address in &running.hops {
-        tracing::info!(%address, "hop listens");
-    }
-    tracing::info!(address = %running.metrics, "metrics, health and runbooks");
-    tracing::info!(?routes, "ready");
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
+    let (mut reloader, requests) = match path {
+        Some(path) => {
+            let (reloader, requests) = Reloader::new(path, |name| std::env::var(name).ok());
+            (Some(reloader), Some(requests))
+        }
+        None => (None, None),
+    };
+    let control = match Control::bind(admin, requests.clone()).await {
+        Ok(control) => control,
+        Err(error) => return failed(&error),
+    };
+    announce(&running, control.address, &routes);
+    let control = tokio::spawn(control.serve());
+    serve(&mut running, &mut reloader, requests, &mut signals).await;
     tracing::info!("draining");
-    tokio::select! {
+    drop(reloader);
+    let code = tokio::select! {
         () = running.shutdown() => {
             tracing::info!("stopped");
             ExitCode::SUCCESS
         }
-        _ = term.recv() => ExitCode::FAILURE,
-        _ = int.recv() => ExitCode::FAILURE,
+        () = signals.stop() => ExitCode::FAILURE,
+    };
+    control.abort();
+    code
+}
+
+fn routes(config: &Config) -> Vec<String> {
+    config.routes().map(|r| format!("{} -> {}", r.name, r.upstream)).collect()
+}
+
+fn announce(running: &Running, control: std::net::SocketAddr, routes: &[String]) {
+    for address in running.hops() {
+        tracing::info!(%address, "hop listens");
+    }
+    tracing::info!(address = %running.metrics, "metrics, health and runbooks");
+    tracing::info!(address = %control, "admin port");
+    tracing::info!(?routes, "ready");
+}
+
+/// Until the word to stop: reloads as they are asked for.
+async fn serve(
+    running: &mut Running,
+    reloader: &mut Option<Reloader>,
+    requests: Option<Requests>,
+    signals: &mut Signals,
+) {
+    let Signals { term, int, hup } = signals;
+    let reloads = async {
+        match reloader {
+            Some(reloader) => reloader.run(running).await,
+            None => std::future::pending().await,
+        }
+    };
+    let hangups = async {
+        while hup.recv().await.is_some() {
+            match &requests {
+                // The reloader logs what came of it.
+                Some(requests) => drop(requests.reload().await),
+                None => tracing::warn!("SIGHUP: there is no configuration file to reload"),
+            }
+        }
+    };
+    tokio::select! {
+        () = reloads => {}
+        () = hangups => {}
+        _ = term.recv() => {}
+        _ = int.recv() => {}
     }
 }

@@ -2,7 +2,9 @@
 //! the fix, and all problems are reported at once.
 
 use super::problem::{Invalid, Problem, suggestion};
-use super::{Alertmanager, Alerts, Config, Listener, Otlp, Route, wire};
+use super::{
+    Admin, Alertmanager, Alerts, Config, Listener, Otlp, OtlpProtocol, Route, Semconv, ServerTls, wire,
+};
 use crate::engine::{BookLimits, Thresholds};
 use crate::owner::{OwnerRule, Owners, Pattern};
 use crate::route::{ModelGroups, OwnerId, OwnerKind, RouteName, Surface, UNNAMED};
@@ -17,14 +19,16 @@ use std::time::Duration;
 
 const HOP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8429);
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9429);
+const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9430);
 const ANTHROPIC: &str = "https://api.anthropic.com";
 /// An OpenTelemetry instrument keeps at most 2,000 sets of attributes.
 const MAX_ROWS: usize = 1_900;
 /// Longest URL that goes into an alert.
 const MAX_URL: usize = 1_024;
-/// Labels that an alert sets itself.
-const OWN_LABELS: [&str; 8] =
-    ["alertname", "severity", "limiter", "window", "scope", "model", "region", "owner"];
+/// Most rows of totals: each has four sets of token attributes.
+const MAX_TOTALS: usize = MAX_ROWS / 4;
+/// Labels that an alert sets itself, beside the owner's two.
+const OWN_LABELS: [&str; 7] = ["alertname", "severity", "limiter", "window", "scope", "model", "region"];
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -54,15 +58,7 @@ impl Checker<'_> {
         let alerts = self.alerts(file.alerts);
         let credentials = self.credentials(file.credentials);
         let fingerprint_key = file.fingerprint_key.and_then(|key| self.secret(&key, "fingerprint_key"));
-        let rows = |checker: &mut Self, value: Option<Spanned<usize>>, path: &str, default: usize| match value
-        {
-            Some(rows) if rows.value == 0 || rows.value > MAX_ROWS => {
-                checker.problem(&rows, path, format!("{} is out of range; use 1 to {MAX_ROWS}", rows.value));
-                default
-            }
-            Some(rows) => rows.value,
-            None => default,
-        };
+
         let defaults = BookLimits::default();
         Config {
             external_url: external_url.map(|uri| uri.to_string().trim_end_matches('/').to_owned()),
@@ -74,17 +70,33 @@ impl Checker<'_> {
             thresholds,
             alerts,
             metrics,
+            admin: self.admin(file.admin),
             otlp: self.otlp(file.otlp),
             book: BookLimits {
-                buckets: rows(self, file.limits.buckets, "limits.buckets", defaults.buckets),
+                buckets: self.rows(file.limits.buckets, "limits.buckets", MAX_ROWS, defaults.buckets),
                 ..defaults
             },
-            max_totals: rows(self, file.limits.totals, "limits.totals", 1_000),
+            max_totals: self.rows(file.limits.totals, "limits.totals", MAX_TOTALS, 450),
+        }
+    }
+
+    fn rows(&mut self, value: Option<Spanned<usize>>, path: &str, most: usize, default: usize) -> usize {
+        match value {
+            Some(rows) if rows.value == 0 || rows.value > most => {
+                self.problem(&rows, path, format!("{} is out of range; use 1 to {most}", rows.value));
+                default
+            }
+            Some(rows) => rows.value,
+            None => default,
         }
     }
 
     fn listeners(&mut self, listeners: Option<Vec<wire::Listener>>) -> Vec<Listener> {
         let Some(listeners) = listeners else { return vec![default_listener()] };
+        if listeners.is_empty() {
+            let message = "no listeners; leave the key out for the default one, or add one";
+            self.problems.push(Problem { path: "listeners".into(), at: None, message: message.into() });
+        }
         let (mut names, mut binds) = (BTreeSet::new(), BTreeSet::new());
         let mut checked = Vec::new();
         for (l, listener) in listeners.into_iter().enumerate() {
@@ -129,7 +141,8 @@ impl Checker<'_> {
                 routes.push(route);
             }
             routes.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
-            checked.extend(bind.map(|bind| Listener { bind, routes }));
+            let tls = listener.tls.map(|tls| self.server_tls(tls, &format!("{path}.tls")));
+            checked.extend(bind.map(|bind| Listener { bind, routes, tls: tls.flatten() }));
         }
         checked
     }
@@ -154,6 +167,7 @@ impl Checker<'_> {
                 .and_then(|word| Surface::ALL.into_iter().find(|s| s.as_str() == word))
         });
         let ca_file = self.file(route.ca_file, &format!("{path}.ca_file"));
+        let client_cert_file = self.file(route.client_cert_file, &format!("{path}.client_cert_file"));
         let upstream = self.url(&route.upstream, &format!("{path}.upstream"), &["http", "https"])?;
         Some(Route {
             name: RouteName::new(&route.name.value),
@@ -161,16 +175,23 @@ impl Checker<'_> {
             strip_prefix: route.strip_prefix,
             upstream,
             surface,
-            region: route.region.map(Into::into),
+            region: route.region.filter(|region| !region.is_empty()).map(Into::into),
             ca_file,
+            client_cert_file,
+            http2: route.http2,
         })
     }
 
     fn owners(&mut self, owners: Vec<wire::Owner>) -> Owners {
-        let mut rules = Vec::new();
+        let (mut rules, mut names) = (Vec::new(), BTreeSet::new());
         for (o, owner) in owners.into_iter().enumerate() {
             let path = format!("owners[{o}]");
             self.label_value(&owner.name, &format!("{path}.name"));
+            if !names.insert(owner.name.value.clone()) {
+                let message =
+                    "names another owner already; list all that it owns in one entry, with patterns";
+                self.problem(&owner.name, &format!("{path}.name"), message);
+            }
             if owner.name.value == UNNAMED {
                 self.problem(
                     &owner.name,
@@ -224,6 +245,10 @@ impl Checker<'_> {
                 value.map(SecretString::from)
             }
             (None, Some(file)) => match std::fs::read_to_string(&file.value) {
+                Ok(text) if text.trim().is_empty() => {
+                    self.problem(file, &format!("{path}.file"), format!("`{}` is empty", file.value));
+                    None
+                }
                 Ok(text) => Some(SecretString::from(text.trim_end_matches(['\r', '\n']).to_owned())),
                 Err(error) => {
                     self.problem(
@@ -267,14 +292,13 @@ impl Checker<'_> {
                 .unwrap_or(defaults.exhausting_horizon),
             ..defaults
         };
-        if let Some(value) =
-            alerts.exhausting_utilization.as_ref().filter(|_| checked.exhausting < checked.pressure)
-        {
-            self.problem(
-                value,
-                "alerts.exhausting_utilization",
-                "lies below `pressure_utilization`: the critical alert would come before the warning",
-            );
+        let levels = (checked.exhausting < checked.pressure)
+            .then(|| alerts.exhausting_utilization.as_ref().or(alerts.pressure_utilization.as_ref()));
+        let horizons = (checked.exhausting_horizon > checked.pressure_horizon)
+            .then(|| alerts.exhausting_horizon_secs.as_ref().or(alerts.pressure_horizon_secs.as_ref()));
+        for given in [levels, horizons].into_iter().flatten().flatten() {
+            let message = "the critical alert would come before the warning; set `pressure_…` and `exhausting_…` together";
+            self.problem(given, "alerts", message);
         }
         checked
     }
@@ -294,18 +318,20 @@ impl Checker<'_> {
             }));
         }
         let owner_label = match alerts.owner_label {
-            Some(label) if !is_label_name(&label.value) => {
-                self.problem(
-                    &label,
-                    "alerts.owner_label",
-                    format!("`{}` is no label name; use letters, digits and `_`", label.value),
+            Some(label) if is_owner_label(&label.value) => label.value,
+            Some(label) => {
+                let message = format!(
+                    "`{}` is no label name, or one that alerts carry already; choose another of letters, digits and `_`",
+                    label.value
                 );
+                self.problem(&label, "alerts.owner_label", message);
                 "owner".to_owned()
             }
-            Some(label) => label.value,
             None => "owner".to_owned(),
         };
-        for name in alerts.labels.keys().filter(|n| !is_label_name(n) || OWN_LABELS.contains(&n.as_str())) {
+        let kind_label = format!("{owner_label}_kind");
+        let taken = |name: &str| OWN_LABELS.contains(&name) || name == owner_label || name == kind_label;
+        for name in alerts.labels.keys().filter(|name| !is_label_name(name) || taken(name)) {
             let message = format!("`{name}` is no label name, or one that Plimsoll sets itself; rename it");
             self.problems.push(Problem { path: "alerts.labels".into(), at: None, message });
         }
@@ -317,8 +343,45 @@ impl Checker<'_> {
         }
     }
 
+    fn server_tls(&mut self, tls: wire::ServerTls, path: &str) -> Option<ServerTls> {
+        let client_ca_file = self.file(tls.client_ca_file, &format!("{path}.client_ca_file"));
+        let cert_file = self.file(Some(tls.cert_file), &format!("{path}.cert_file"))?;
+        let key_file = self.file(Some(tls.key_file), &format!("{path}.key_file"))?;
+        Some(ServerTls { cert_file, key_file, client_ca_file })
+    }
+
+    fn admin(&mut self, admin: wire::Admin) -> Admin {
+        let token = admin.token.and_then(|token| self.secret(&token, "admin.token"));
+        let bind = admin.bind.as_ref().and_then(|bind| self.bind(bind, "admin.bind")).unwrap_or(ADMIN);
+        if let Some(wire) = admin.bind.filter(|_| !bind.ip().is_loopback() && token.is_none()) {
+            self.problem(
+                &wire,
+                "admin.bind",
+                "not a loopback address, so callers must show a token; add `admin.token`",
+            );
+        }
+        Admin { bind, token, allowed_hosts: admin.allowed_hosts }
+    }
+
     fn otlp(&mut self, otlp: wire::Otlp) -> Otlp {
+        let protocol = otlp
+            .protocol
+            .and_then(|p| self.word(&p, "otlp.protocol", "OTLP protocol", &["grpc", "http/protobuf"]));
+        let gzip = otlp
+            .compression
+            .and_then(|c| self.word(&c, "otlp.compression", "compression", &["gzip", "none"]));
+        let semconv = otlp.semconv.and_then(|s| {
+            self.word(&s, "otlp.semconv", "set of metrics", &["off", "legacy", "latest", "both"])
+        });
         Otlp {
+            protocol: protocol.map(|p| if p == "grpc" { OtlpProtocol::Grpc } else { OtlpProtocol::Http }),
+            gzip: gzip.map(|c| c == "gzip"),
+            semconv: match semconv.as_deref() {
+                Some("legacy") => Semconv::Legacy,
+                Some("latest") => Semconv::Latest,
+                Some("both") => Semconv::Both,
+                _ => Semconv::Off,
+            },
             endpoint: otlp
                 .endpoint
                 .and_then(|e| self.url(&e, "otlp.endpoint", &["http", "https"]))
@@ -375,8 +438,11 @@ impl Checker<'_> {
 
     fn share(&mut self, value: &Option<Spanned<f64>>, path: &str, default: f64) -> f64 {
         let Some(value) = value else { return default };
-        if !(0.0..=1.0).contains(&value.value) {
-            self.problem(value, path, format!("{} is out of range; use a share from 0 to 1", value.value));
+        // A threshold needs room below it to clear in; a share of spans does not.
+        let lowest = if path.starts_with("alerts.") { 0.2 } else { 0.0 };
+        if !(lowest..=1.0).contains(&value.value) {
+            let message = format!("{} is out of range; use a share from {lowest} to 1", value.value);
+            self.problem(value, path, message);
         }
         value.value
     }
@@ -408,6 +474,12 @@ impl Checker<'_> {
     }
 }
 
+/// True if alerts can carry the owner under this name, and its kind under this and `_kind`.
+pub(crate) fn is_owner_label(name: &str) -> bool {
+    let kind = format!("{name}_kind");
+    is_label_name(name) && !OWN_LABELS.contains(&name) && !OWN_LABELS.contains(&kind.as_str())
+}
+
 fn is_label_name(name: &str) -> bool {
     let mut chars = name.chars();
     chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
@@ -424,6 +496,8 @@ fn default_listener() -> Listener {
         surface: None,
         region: None,
         ca_file: None,
+        client_cert_file: None,
+        http2: false,
     };
-    Listener { bind: HOP, routes: vec![route] }
+    Listener { bind: HOP, routes: vec![route], tls: None }
 }

@@ -4,6 +4,7 @@ mod check;
 mod problem;
 mod wire;
 
+pub(crate) use check::is_owner_label;
 pub use problem::{Invalid, Problem};
 
 use crate::engine::{BookLimits, Thresholds};
@@ -37,6 +38,8 @@ pub struct Config {
     pub alerts: Alerts,
     /// Address of `/metrics`.
     pub metrics: SocketAddr,
+    /// The admin port.
+    pub admin: Admin,
     /// Export by OTLP.
     pub otlp: Otlp,
     /// Bounds of the book.
@@ -46,16 +49,29 @@ pub struct Config {
 }
 
 /// One listening address with its routes, longest prefix first.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
     /// Address and port.
     pub bind: SocketAddr,
     /// Its routes.
     pub routes: Vec<Route>,
+    /// TLS, where it serves that.
+    pub tls: Option<ServerTls>,
+}
+
+/// TLS of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTls {
+    /// Certificate and chain.
+    pub cert_file: PathBuf,
+    /// Private key.
+    pub key_file: PathBuf,
+    /// Authorities whose client certificates are demanded.
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// One path of traffic.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// Name.
     pub name: RouteName,
@@ -71,6 +87,45 @@ pub struct Route {
     pub region: Option<Arc<str>>,
     /// Further certificate authorities.
     pub ca_file: Option<PathBuf>,
+    /// A certificate and its key, to show to the upstream.
+    pub client_cert_file: Option<PathBuf>,
+    /// Speak HTTP/2 to the upstream.
+    pub http2: bool,
+}
+
+/// The admin port.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Address.
+    pub bind: SocketAddr,
+    /// Bearer token that callers must show.
+    pub token: Option<SecretString>,
+    /// Further `host` names under which it may be called.
+    pub allowed_hosts: Vec<String>,
+}
+
+/// How OTLP is carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtlpProtocol {
+    /// gRPC.
+    Grpc,
+    /// Protobuf over HTTP.
+    Http,
+}
+
+/// Which of OpenTelemetry's GenAI metrics are emitted beside our own. They are in development and
+/// were renamed in autumn 2026, so none is the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Semconv {
+    /// None.
+    #[default]
+    Off,
+    /// `gen_ai.client.operation.duration`, `gen_ai.client.token.usage`.
+    Legacy,
+    /// `gen_ai.client.inference.*`.
+    Latest,
+    /// Both, for a migration.
+    Both,
 }
 
 /// Where alerts go.
@@ -102,6 +157,12 @@ pub struct Alertmanager {
 pub struct Otlp {
     /// The collector's address, where the file names one.
     pub endpoint: Option<String>,
+    /// How it is carried, where the file says so.
+    pub protocol: Option<OtlpProtocol>,
+    /// Whether it is compressed, where the file says so.
+    pub gzip: Option<bool>,
+    /// OpenTelemetry's GenAI metrics.
+    pub semconv: Semconv,
     /// How often metrics are pushed.
     pub interval: Option<Duration>,
     /// Share of successes that leave a span.
@@ -125,6 +186,11 @@ impl Config {
     pub fn parse(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Invalid> {
         let file = problem::read(text)?;
         check::check(file, env)
+    }
+
+    /// The JSON Schema of the configuration file.
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(wire::File).to_value()
     }
 
     /// Every configured route.

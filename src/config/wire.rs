@@ -2,15 +2,17 @@
 //!
 //! Names say their unit. Every field has a doc comment, because the reference is made from them.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 use std::collections::BTreeMap;
 
 /// The configuration file. Everything is optional: an empty file is the default configuration.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct File {
     /// Address under which people reach this sidecar's runbooks; used in alerts.
+    #[schemars(with = "Option<String>")]
     pub(super) external_url: Option<Spanned<String>>,
     /// Where traffic comes in, and where it goes.
     pub(super) listeners: Option<Vec<Listener>>,
@@ -26,6 +28,8 @@ pub(super) struct File {
     pub(super) alerts: Alerts,
     /// `/metrics`, health and runbooks.
     pub(super) metrics: Metrics,
+    /// The admin port: reload. Other addresses than loopback need a token.
+    pub(super) admin: Admin,
     /// Export by OTLP.
     pub(super) otlp: Otlp,
     /// Bounds of what is kept in memory.
@@ -33,57 +37,93 @@ pub(super) struct File {
 }
 
 /// One listening address.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Listener {
     /// Address and port to listen on.
+    #[schemars(with = "String")]
     pub(super) bind: Spanned<String>,
     /// Its routes; the longest matching prefix wins.
     pub(super) routes: Vec<Route>,
+    /// Serve TLS. Clients then may speak HTTP/2 too; without TLS they may with prior knowledge.
+    #[serde(default)]
+    pub(super) tls: Option<ServerTls>,
+}
+
+/// TLS of a listener. The files are read at start and at each reload.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServerTls {
+    /// PEM file with the certificate and its chain.
+    #[schemars(with = "String")]
+    pub(super) cert_file: Spanned<String>,
+    /// PEM file with the private key.
+    #[schemars(with = "String")]
+    pub(super) key_file: Spanned<String>,
+    /// PEM file with the authorities whose client certificates are demanded.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub(super) client_ca_file: Option<Spanned<String>>,
 }
 
 /// One path of traffic.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Route {
     /// Name, as it stands in metrics.
+    #[schemars(with = "String")]
     pub(super) name: Spanned<String>,
     /// Path prefix that selects this route.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub(super) prefix: Option<Spanned<String>>,
     /// Remove the prefix before forwarding.
     #[serde(default)]
     pub(super) strip_prefix: bool,
     /// Where its requests go: `http://` or `https://`, a host, and perhaps a base path.
+    #[schemars(with = "String")]
     pub(super) upstream: Spanned<String>,
     /// How its traffic reaches a model, where that cannot be seen from the traffic.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub(super) surface: Option<Spanned<String>>,
     /// Region, where it splits the pool.
     #[serde(default)]
     pub(super) region: Option<String>,
     /// PEM file with further certificate authorities to trust for this upstream.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub(super) ca_file: Option<Spanned<String>>,
+    /// PEM file with a certificate and its key, to show to this upstream.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub(super) client_cert_file: Option<Spanned<String>>,
+    /// Speak HTTP/2 to this upstream. Further connections are opened at its stream limit.
+    #[serde(default)]
+    pub(super) http2: bool,
 }
 
 /// One owner of limits.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Owner {
     /// Name, as it stands in metrics and alerts.
+    #[schemars(with = "String")]
     pub(super) name: Spanned<String>,
     /// Kind or kinds of limits it holds; any, if absent.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     pub(super) kinds: Vec<Spanned<String>>,
     /// What it is matched by; all that is given must match.
     #[serde(default)]
     pub(super) r#match: OwnerMatch,
     /// Its runbook.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub(super) runbook_url: Option<Spanned<String>>,
     /// Its dashboard.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub(super) dashboard_url: Option<Spanned<String>>,
     /// Whom to call.
     #[serde(default)]
@@ -91,7 +131,7 @@ pub(super) struct Owner {
 }
 
 /// What an owner is matched by. `*` stands for any run of characters.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct OwnerMatch {
     /// Anthropic organisation ids.
@@ -103,89 +143,128 @@ pub(super) struct OwnerMatch {
 }
 
 /// A name for one credential.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Credential {
     /// The name.
+    #[schemars(with = "String")]
     pub(super) alias: Spanned<String>,
     /// The credential itself, from the environment or a file.
     pub(super) secret: Secret,
 }
 
 /// Where a secret is read from. A secret never stands in the file itself.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Secret {
     /// Name of an environment variable.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub(super) env: Option<Spanned<String>>,
     /// Path of a file; a trailing newline is dropped.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub(super) file: Option<Spanned<String>>,
 }
 
 /// When alerts begin and end, and where they go.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Alerts {
     /// Every Alertmanager replica; alerts are posted to each.
     pub(super) alertmanagers: Vec<Alertmanager>,
     /// Name of the label that carries the owner; the kind's is this and `_kind`.
+    #[schemars(with = "Option<String>")]
     pub(super) owner_label: Option<Spanned<String>>,
     /// Labels added to every alert, to equal Prometheus' `external_labels`.
     pub(super) labels: BTreeMap<String, String>,
     /// How long an alert stays up after its last post.
+    #[schemars(with = "Option<f64>")]
     pub(super) hold_secs: Option<Spanned<f64>>,
     /// Used part of a bucket at which pressure begins (0 to 1).
+    #[schemars(with = "Option<f64>")]
     pub(super) pressure_utilization: Option<Spanned<f64>>,
     /// Time to empty at which pressure begins.
+    #[schemars(with = "Option<f64>")]
     pub(super) pressure_horizon_secs: Option<Spanned<f64>>,
     /// Used part of a bucket at which exhaustion begins (0 to 1).
+    #[schemars(with = "Option<f64>")]
     pub(super) exhausting_utilization: Option<Spanned<f64>>,
     /// Time to empty at which exhaustion begins.
+    #[schemars(with = "Option<f64>")]
     pub(super) exhausting_horizon_secs: Option<Spanned<f64>>,
 }
 
 /// One Alertmanager.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Alertmanager {
     /// Its base address.
+    #[schemars(with = "String")]
     pub(super) url: Spanned<String>,
     /// Bearer token.
     #[serde(default)]
     pub(super) bearer_token: Option<Secret>,
     /// PEM file with further certificate authorities to trust.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub(super) ca_file: Option<Spanned<String>>,
 }
 
 /// `/metrics`, health and runbooks.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Metrics {
     /// Address and port to listen on.
+    #[schemars(with = "Option<String>")]
     pub(super) bind: Option<Spanned<String>>,
 }
 
+/// The admin port.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Admin {
+    /// Address and port to listen on.
+    #[schemars(with = "Option<String>")]
+    pub(super) bind: Option<Spanned<String>>,
+    /// Bearer token that callers must show.
+    pub(super) token: Option<Secret>,
+    /// Further `host` names under which the port may be called (against DNS rebinding).
+    pub(super) allowed_hosts: Vec<String>,
+}
+
 /// Export by OTLP. What is absent here is taken from the `OTEL_*` variables.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Otlp {
-    /// The collector's gRPC address. No export without one (here or in the environment).
+    /// The collector's address. No export without one (here or in the environment).
+    #[schemars(with = "Option<String>")]
     pub(super) endpoint: Option<Spanned<String>>,
+    /// `grpc` or `http/protobuf`.
+    #[schemars(with = "Option<String>")]
+    pub(super) protocol: Option<Spanned<String>>,
+    /// `gzip` or `none`.
+    #[schemars(with = "Option<String>")]
+    pub(super) compression: Option<Spanned<String>>,
+    /// OpenTelemetry's GenAI metrics beside our own: `off`, `legacy`, `latest` or `both`.
+    #[schemars(with = "Option<String>")]
+    pub(super) semconv: Option<Spanned<String>>,
     /// How often metrics are pushed.
+    #[schemars(with = "Option<f64>")]
     pub(super) interval_secs: Option<Spanned<f64>>,
     /// Share of successful calls that leave a span (0 to 1). Failures always do.
+    #[schemars(with = "Option<f64>")]
     pub(super) span_ratio: Option<Spanned<f64>>,
 }
 
 /// Bounds of what is kept in memory.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Limits {
     /// Most buckets.
+    #[schemars(with = "Option<usize>")]
     pub(super) buckets: Option<Spanned<usize>>,
     /// Most rows of totals.
+    #[schemars(with = "Option<usize>")]
     pub(super) totals: Option<Spanned<usize>>,
 }

@@ -78,7 +78,7 @@ impl Demo {
         let seams = Seams { admin: Some(admin), env: |_| None, ..Seams::default() };
         let running = app::start(config, seams).await?;
         let started = running.clock.now();
-        let traffic = Traffic::start(running.hops[0], plan);
+        let traffic = Traffic::start(running.hops()[0], plan);
         Ok(Self { running, provider, receiver, traffic, started })
     }
 

@@ -48,12 +48,11 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
     let Unified { present, windows, claim, overage_in_use } = unified;
     readings.extend(windows);
     // Resets are on the server's clock: shift them to ours, so that skew never reads as time left.
-    if let Some(server) = server_time {
-        for reading in &mut readings {
-            if let Some(reset) = reading.resets {
-                reading.resets = Some(shift(reset, server, now));
-            }
-        }
+    for reading in &mut readings {
+        let shifted =
+            reading.resets.map(|reset| server_time.map_or(reset, |server| shift(reset, server, now)));
+        reading.resets = shifted.filter(|reset| plausible(*reset, reading.window, now));
+        complaints += u32::from(shifted.is_some() && reading.resets.is_none());
     }
     Limits {
         account: Account {
@@ -70,6 +69,12 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
         server_time,
         complaints,
     }
+}
+
+/// A reset cannot lie further off than its window is long (a unit mistaken, a clock decades off).
+fn plausible(reset: Timestamp, window: Window, now: Timestamp) -> bool {
+    let longest = window.length().unwrap_or(Duration::from_secs(32 * 24 * 3600));
+    reset <= now.plus(longest + longest / 4 + Duration::from_secs(60))
 }
 
 /// A moment on the server's clock, on ours.
@@ -298,6 +303,16 @@ struct WireUsage {
 /// ones keep what was said before (documented for `message_delta`).
 pub fn merge_usage(known: Option<Usage>, json: &[u8]) -> Option<Usage> {
     let Ok(wire) = serde_json::from_slice::<WireUsage>(json) else { return known };
+    let said = [
+        wire.input_tokens,
+        wire.output_tokens,
+        wire.cache_creation_input_tokens,
+        wire.cache_read_input_tokens,
+    ];
+    if said.iter().all(Option::is_none) {
+        // Another provider's usage: nothing is known, which is not zero.
+        return known;
+    }
     let base = known.unwrap_or_default();
     let pick = |new: Option<u64>, old: Amount| new.map_or(old, Amount::new);
     Some(Usage {

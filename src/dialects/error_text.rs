@@ -48,8 +48,17 @@ pub fn read(bytes: &[u8], cut: bool, in_stream: bool) -> ErrorBody {
     if body.code.as_deref().is_none_or(|c| !CODES.contains(&c)) {
         body.code = known(&CODES).or(body.code);
     }
-    body.text = text;
+    body.cut |= text.len() > ErrorBody::KEPT_BYTES;
+    body.text = shortened(text);
+    body.message = body.message.map(shortened);
     body
+}
+
+fn shortened(mut text: String) -> String {
+    let end = (0..=ErrorBody::KEPT_BYTES.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or(0));
+    text.shrink_to_fit();
+    text
 }
 
 /// The first JSON value in a text that holds one (a log line's prefix is skipped).
@@ -167,7 +176,7 @@ mod tests {
     fn long_bodies_are_cut_and_say_so() {
         let body = read(&vec![b'x'; ErrorBody::MAX_BYTES + 1], false, false);
         assert!(body.cut);
-        assert_eq!(body.text.len(), ErrorBody::MAX_BYTES);
+        assert_eq!(body.text.len(), ErrorBody::KEPT_BYTES);
     }
 
     #[test]

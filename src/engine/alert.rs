@@ -185,6 +185,12 @@ impl Latch {
         }
     }
 
+    /// The clock was set back.
+    pub fn set_back(&mut self, by: Duration) {
+        self.up_since = self.up_since.map(|at| at.minus(by));
+        self.clear_since = self.clear_since.map(|at| at.minus(by));
+    }
+
     /// Ends it because nothing is known any more.
     pub fn lapse(&mut self) -> Change {
         if self.up_since.is_none() {
@@ -231,6 +237,12 @@ impl BucketAlerts {
             (names[0], self.pressure.step(raise[0], clear[0], hold, now)),
             (names[1], self.exhausting.step(raise[1], clear[1], hold, now)),
         ]
+    }
+
+    /// The clock was set back.
+    pub fn set_back(&mut self, by: Duration) {
+        self.pressure.set_back(by);
+        self.exhausting.set_back(by);
     }
 
     /// The alerts that are up, with their start.

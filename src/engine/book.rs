@@ -49,6 +49,17 @@ struct Entry {
     bucket: Bucket,
     alerts: BucketAlerts,
     route: RouteName,
+    /// It raises no alert: nothing is refused when it is empty.
+    silent: bool,
+}
+
+impl Entry {
+    fn evaluate(&mut self, thresholds: &Thresholds, now: Timestamp) -> Vec<(AlertName, Change)> {
+        if self.silent {
+            return Vec::new();
+        }
+        self.alerts.evaluate(&self.bucket, thresholds, now).to_vec()
+    }
 }
 
 struct Throttle {
@@ -60,21 +71,26 @@ struct Throttle {
 struct Rejections {
     count: u64,
     retry_at: Option<Timestamp>,
+    trace: Option<Arc<str>>,
 }
 
 /// Arrivals of one route, to tell a steep rise.
-struct Arrivals(Rolling<60>);
+struct Arrivals {
+    counted: Rolling<60>,
+    since: Timestamp,
+}
 
 impl Arrivals {
-    fn new() -> Self {
-        Self(Rolling::new(Duration::from_secs(1)))
+    fn new(since: Timestamp) -> Self {
+        Self { counted: Rolling::new(Duration::from_secs(1)), since }
     }
 
     /// Ten requests or more in the last ten seconds, at three times the pace of the fifty before.
+    /// Unknown, so not steep, until a whole minute has been watched: a restart is no rise.
     fn steep(&self, now: Timestamp) -> bool {
-        let recent = self.0.sum(10, now);
-        let before = self.0.sum(60, now) - recent;
-        recent >= 10 && recent * 5 >= before * 3
+        let recent = self.counted.sum(10, now);
+        let before = self.counted.sum(60, now) - recent;
+        now.since(self.since) >= Duration::from_secs(60) && recent >= 10 && recent * 5 >= before * 3
     }
 }
 
@@ -129,6 +145,45 @@ impl Book {
         }
     }
 
+    /// Takes new owners and thresholds. State stays where its owner is the same; what belonged to
+    /// an owner that is gone goes, and its alerts end with it.
+    pub fn reconfigure(&mut self, owners: Arc<Owners>, thresholds: Thresholds, limits: BookLimits) {
+        self.owners = owners;
+        self.thresholds = thresholds;
+        self.limits = limits;
+        let owners = &self.owners;
+        self.buckets.retain(|key, entry| {
+            let owner = &key.identity.owner;
+            owners.resolve(owner.kind, &key.account, &entry.route) == *owner
+        });
+        let known = |owner: &Owner| owner.id.is_unnamed() || owners.get(&owner.id).is_some();
+        self.throttles.retain(|identity, _| known(&identity.owner));
+        self.alerts_version += 1;
+    }
+
+    /// The clock was set back by `by`: every moment that is kept moves with it, so that nothing lies
+    /// in the future, where it would neither refill nor end. (A step forward is time that passes.)
+    pub fn set_back(&mut self, by: Duration) {
+        for entry in self.buckets.values_mut() {
+            entry.bucket.set_back(by);
+            entry.alerts.set_back(by);
+        }
+        for throttle in self.throttles.values_mut() {
+            throttle.latch.set_back(by);
+            throttle.newest = throttle.newest.minus(by);
+        }
+        for row in self.rejections.values_mut() {
+            row.retry_at = row.retry_at.map(|at| at.minus(by));
+        }
+        for arrivals in self.arrivals.values_mut() {
+            arrivals.counted.set_back(by);
+            arrivals.since = arrivals.since.minus(by);
+        }
+        self.full_until = self.full_until.minus(by);
+        self.swept = self.swept.minus(by);
+        self.alerts_version += 1;
+    }
+
     /// Goes up whenever an alert began or ended.
     pub fn alerts_version(&self) -> u64 {
         self.alerts_version
@@ -137,7 +192,8 @@ impl Book {
     /// Takes in a response head.
     pub fn head(&mut self, head: &Head) {
         let call = &head.call;
-        self.arrivals.entry(call.route.clone()).or_insert_with(Arrivals::new).0.add(1, head.at);
+        let arrivals = self.arrivals.entry(call.route.clone()).or_insert_with(|| Arrivals::new(head.at));
+        arrivals.counted.add(1, head.at);
         let surface = proved_surface(call.surface, call.client, &head.limits);
         let owner = self.owners.resolve(surface.owner_kind(), &head.limits.account, &call.route);
         for reading in &head.limits.readings {
@@ -154,7 +210,7 @@ impl Book {
             entry.bucket.observe(reading, now);
             self.late += entry.bucket.late() - late;
             entry.route = route.clone();
-            let changes = entry.alerts.evaluate(&entry.bucket, &thresholds, now);
+            let changes = entry.evaluate(&thresholds, now);
             self.note(&changes);
             return;
         }
@@ -163,8 +219,9 @@ impl Book {
             self.folded += 1;
             return;
         }
-        let mut entry = Entry { bucket, alerts: BucketAlerts::default(), route: route.clone() };
-        let changes = entry.alerts.evaluate(&entry.bucket, &thresholds, now);
+        let silent = refuses_nothing(&key.identity.limiter);
+        let mut entry = Entry { bucket, alerts: BucketAlerts::default(), route: route.clone(), silent };
+        let changes = entry.evaluate(&thresholds, now);
         self.note(&changes);
         self.buckets.insert(key, entry);
     }
@@ -211,6 +268,7 @@ impl Book {
         let mut evidence = Evidence::new(end.status, &end.limits, error, surface);
         evidence.client = call.client;
         evidence.path = &call.path;
+        evidence.headers_known = end.status.is_some();
         evidence.no_response = end.status.is_none();
         evidence.steep = self.arrivals.get(&call.route).is_some_and(|a| a.steep(end.at));
         let verdict = judge(&evidence);
@@ -234,12 +292,13 @@ impl Book {
         }
         let window = verdict.limiter.as_ref().map_or(Window::Unknown, |l| window_of(l, &end.limits));
         let spans_models = verdict.limiter.as_ref().is_some_and(spans_models);
+        let limiter = verdict.limiter.as_ref().map(|limiter| pooled(limiter, &end.call.path));
         let model = end.model.clone().filter(|_| !spans_models).unwrap_or_else(ModelGroup::none);
         let mut key = RejectionKey {
             owner: owner.clone(),
             surface: verdict.surface,
             route: end.call.route.clone(),
-            limiter: verdict.limiter.clone(),
+            limiter: limiter.clone(),
             window,
             model: model.clone(),
             region: end.call.region.clone(),
@@ -251,13 +310,14 @@ impl Book {
             key.model = ModelGroup::other();
             key.limiter = None;
         }
-        let row = self.rejections.entry(key).or_insert(Rejections { count: 0, retry_at: None });
+        let row = self.rejections.entry(key).or_insert(Rejections { count: 0, retry_at: None, trace: None });
         row.count += 1;
         row.retry_at = end.limits.retry_after.map(|wait| end.at.plus(wait)).or(row.retry_at);
+        row.trace = end.call.trace_id().map(Into::into).or(row.trace.take());
         if verdict.class.is_limit() {
             let identity = Identity {
                 owner: owner.clone(),
-                limiter: verdict.limiter.clone().unwrap_or_else(|| Limiter::named("unknown")),
+                limiter: limiter.unwrap_or_else(|| Limiter::named("unknown")),
                 window,
                 scope: Scope::Account,
                 model,
@@ -288,7 +348,7 @@ impl Book {
         let thresholds = self.thresholds;
         let mut changed = 0;
         for entry in self.buckets.values_mut() {
-            let changes = entry.alerts.evaluate(&entry.bucket, &thresholds, now);
+            let changes = entry.evaluate(&thresholds, now);
             changed += changes.iter().filter(|(_, change)| *change != Change::None).count() as u64;
         }
         for throttle in self.throttles.values_mut() {
@@ -348,6 +408,7 @@ impl Book {
                 key: key.clone(),
                 count: row.count,
                 retry_at: row.retry_at.filter(|at| *at > now),
+                trace: row.trace.clone(),
             })
             .collect();
         rejections.sort_by(|a, b| a.key.cmp(&b.key));
@@ -411,10 +472,7 @@ pub(crate) fn proved_surface(suggested: Surface, client: Client, limits: &Limits
 }
 
 fn identity(reading: &Reading, owner: Owner, model: Option<&ModelGroup>, call: &Call) -> Identity {
-    let limiter = match pool(&call.path) {
-        Some(pool) => Limiter::named(&format!("{pool}_{}", reading.limiter)),
-        None => reading.limiter.clone(),
-    };
+    let limiter = pooled(&reading.limiter, &call.path);
     let model = model.filter(|_| !spans_models(&reading.limiter)).cloned().unwrap_or_else(ModelGroup::none);
     Identity {
         owner,
@@ -426,18 +484,21 @@ fn identity(reading: &Reading, owner: Owner, model: Option<&ModelGroup>, call: &
     }
 }
 
-/// Endpoints with limits of their own (documented: token counting, batches and files each have a
-/// separate pool), so that their headers never pass for the model's.
-fn pool(path: &str) -> Option<&'static str> {
-    [
-        ("/count_tokens", "count_tokens"),
-        ("/batches", "batch"),
-        ("/files", "files"),
-        ("/organizations", "admin"),
-    ]
-    .into_iter()
-    .find(|(part, _)| path.contains(part))
-    .map(|(_, pool)| pool)
+/// The limiter of the pool that an endpoint draws from. Token counting, batches, files and the
+/// admin endpoints have limits of their own (documented), so that their headers never pass for the
+/// model's.
+fn pooled(limiter: &Limiter, path: &str) -> Limiter {
+    let pools = [
+        ("count_tokens", "count_tokens"),
+        ("batches", "batch"),
+        ("files", "files"),
+        ("organizations", "admin"),
+    ];
+    let pool = path.split('/').find_map(|part| pools.iter().find(|(name, _)| *name == part));
+    match pool {
+        Some((_, pool)) if *limiter != Limiter::SPEND => Limiter::named(&format!("{pool}_{limiter}")),
+        _ => limiter.clone(),
+    }
 }
 
 /// Plan windows, money and the traffic's own shape are limits of the account, not of a model.
@@ -445,6 +506,12 @@ fn spans_models(limiter: &Limiter) -> bool {
     [Limiter::FIVE_HOUR, Limiter::SEVEN_DAY, Limiter::OVERAGE, Limiter::SPEND, Limiter::CONCURRENCY]
         .contains(limiter)
         || limiter.as_str().starts_with("seven_day_")
+}
+
+/// Credits beyond a plan and Priority Tier commitments: used up on healthy accounts, and then the
+/// call is billed or served another way.
+fn refuses_nothing(limiter: &Limiter) -> bool {
+    *limiter == Limiter::OVERAGE || limiter.as_str().starts_with("priority_")
 }
 
 /// The window of a refused limiter: as the headers state it, else as the limiter is known to have.

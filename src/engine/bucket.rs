@@ -114,6 +114,16 @@ impl Bucket {
         self.raise_peak(at);
     }
 
+    /// The clock was set back.
+    pub fn set_back(&mut self, by: Duration) {
+        for moment in [&mut self.as_of, &mut self.first_seen, &mut self.observed] {
+            *moment = moment.minus(by);
+        }
+        self.resets = self.resets.map(|at| at.minus(by));
+        self.draws.set_back(by);
+        self.peaks.set_back(by);
+    }
+
     fn raise_peak(&mut self, at: Timestamp) {
         let used = self.used_ppm(at);
         self.peaks.raise(used, at);
@@ -186,7 +196,7 @@ impl Bucket {
     pub fn unobserved(&self, now: Timestamp) -> bool {
         match (self.refill, self.resets) {
             (Refill::Continuous, _) => now.since(self.observed) > self.length,
-            (Refill::AtReset, Some(reset)) => now >= reset,
+            (Refill::AtReset, Some(reset)) => now >= reset || now.since(self.observed) > self.length,
             (Refill::AtReset, None) => now.since(self.observed) > self.length,
         }
     }

@@ -74,6 +74,8 @@ pub struct RejectionView {
     pub count: u64,
     /// When the newest stated wait ends; absent once it has passed, or if none was stated.
     pub retry_at: Option<Timestamp>,
+    /// The trace of the newest one, where its caller named one.
+    pub trace: Option<Arc<str>>,
 }
 
 /// Everything the engine knows at one moment.

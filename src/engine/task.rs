@@ -1,12 +1,13 @@
 //! The engine's only shell: takes observations from a queue, lets time pass, publishes what it
 //! knows. A panic in the pure part is caught, counted, and costs one observation.
 
-use super::alert::Alert;
-use super::book::{Book, Judged};
+use super::alert::{Alert, Thresholds};
+use super::book::{Book, BookLimits, Judged};
 use super::snapshot::Snapshot;
-use crate::clock::Clock;
+use crate::clock::{Clock, Step};
 use crate::ledger::Ledger;
 use crate::observation::Observation;
+use crate::owner::Owners;
 use crate::stats::Stats;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -33,10 +34,21 @@ pub struct Published {
     pub alerts: watch::Receiver<Arc<Vec<Alert>>>,
 }
 
+/// What a configuration gives the engine.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Who holds which limits.
+    pub owners: Arc<Owners>,
+    /// When alerts begin and end.
+    pub thresholds: Thresholds,
+    /// Bounds of the book.
+    pub limits: BookLimits,
+}
+
 /// What the engine runs with.
 pub struct Parts {
-    /// The pure part.
-    pub book: Book,
+    /// The configuration; changes at a reload.
+    pub rules: watch::Receiver<Rules>,
     /// Where observations come from.
     pub observations: mpsc::Receiver<Observation>,
     /// Where judged calls go.
@@ -53,11 +65,14 @@ pub struct Parts {
 pub fn spawn(parts: Parts) -> (Published, tokio::task::JoinHandle<()>) {
     let (snapshot_tx, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let (alert_tx, alerts) = watch::channel(Arc::new(Vec::new()));
-    let engine = Engine { parts, snapshot_tx, alert_tx, alerts_version: 0, published: None };
+    let rules = parts.rules.borrow().clone();
+    let book = Book::new(rules.owners, rules.thresholds, rules.limits);
+    let engine = Engine { book, parts, snapshot_tx, alert_tx, alerts_version: 0, published: None };
     (Published { snapshots, alerts }, tokio::spawn(engine.run()))
 }
 
 struct Engine {
+    book: Book,
     parts: Parts,
     snapshot_tx: watch::Sender<Arc<Snapshot>>,
     alert_tx: watch::Sender<Arc<Vec<Alert>>>,
@@ -83,6 +98,10 @@ impl Engine {
                 _ = ticks.tick() => {
                     self.tick();
                 }
+                Ok(()) = self.parts.rules.changed() => {
+                    let Rules { owners, thresholds, limits } = self.parts.rules.borrow_and_update().clone();
+                    self.book.reconfigure(owners, thresholds, limits);
+                }
             }
             self.publish_alerts();
             self.publish_snapshot(false);
@@ -92,7 +111,7 @@ impl Engine {
     }
 
     fn take(&mut self, observation: Observation) {
-        let book = &mut self.parts.book;
+        let book = &mut self.book;
         let judged = catch_unwind(AssertUnwindSafe(|| match observation {
             Observation::Head(head) => {
                 book.head(&head);
@@ -128,24 +147,32 @@ impl Engine {
     }
 
     fn tick(&mut self) {
-        if self.parts.clock.adopt_step() {
-            tracing::warn!("the system clock stepped; times follow it");
+        match self.parts.clock.adopt_step() {
+            Step::None => {}
+            Step::Forward(by) => tracing::warn!(seconds = by.as_secs(), "the system clock went forward"),
+            Step::Back(by) => {
+                tracing::warn!(
+                    seconds = by.as_secs(),
+                    "the system clock was set back; what is known moves with it"
+                );
+                self.book.set_back(by);
+            }
         }
         self.parts.stats.queue_depth.set(self.parts.observations.len() as u64);
         let now = self.parts.clock.now();
-        let book = &mut self.parts.book;
+        let book = &mut self.book;
         if catch_unwind(AssertUnwindSafe(|| book.tick(now))).is_err() {
             self.parts.stats.panics.up();
         }
     }
 
     fn publish_alerts(&mut self) {
-        let version = self.parts.book.alerts_version();
+        let version = self.book.alerts_version();
         if version == self.alerts_version {
             return;
         }
         self.alerts_version = version;
-        let alerts = Arc::new(self.parts.book.alerts(self.parts.clock.now()));
+        let alerts = Arc::new(self.book.alerts(self.parts.clock.now()));
         let before = self.alert_tx.send_replace(alerts.clone());
         log_changes(&before, &alerts);
     }
@@ -156,7 +183,7 @@ impl Engine {
         }
         self.published = Some(tokio::time::Instant::now());
         let ledger = &self.parts.ledger;
-        let mut snapshot = self.parts.book.snapshot(self.parts.clock.now());
+        let mut snapshot = self.book.snapshot(self.parts.clock.now());
         snapshot.totals = ledger.read();
         snapshot.in_flight = ledger.in_flight();
         snapshot.folded += ledger.folded();

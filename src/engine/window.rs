@@ -74,6 +74,21 @@ impl<const N: usize> Window<N> {
         debug_assert!(first < oldest || given == amount, "all of it lands when all of it fits");
     }
 
+    /// The clock was set back: what was counted stays, as having been counted that much earlier.
+    pub fn set_back(&mut self, by: Duration) {
+        if self.newest == i64::MIN {
+            return;
+        }
+        let slices = i64::try_from(by.as_micros()).unwrap_or(i64::MAX) / self.width;
+        let old = self.slices;
+        let newest = self.newest.saturating_sub(slices);
+        for back in 0..N as i64 {
+            self.slices[Self::index(newest.saturating_sub(back))] =
+                old[Self::index(self.newest.saturating_sub(back))];
+        }
+        self.newest = newest;
+    }
+
     /// Raises the slice of `now` to at least `value`: for windows that keep peaks.
     pub fn raise(&mut self, value: i64, now: Timestamp) {
         self.roll(now);
@@ -167,6 +182,17 @@ mod tests {
         window.add(5, Timestamp::from_secs(100));
         window.add(7, Timestamp::from_secs(90));
         assert_eq!(window.sum(10, Timestamp::from_secs(100)), 12);
+    }
+
+    #[test]
+    fn a_clock_set_back_keeps_what_was_counted() {
+        let mut window = Window::<10>::new(SECOND);
+        for second in 100..105 {
+            window.add(second, Timestamp::from_secs(second));
+        }
+        window.set_back(SECOND * 37);
+        assert_eq!(window.sum(10, Timestamp::from_secs(104 - 37)), 100 + 101 + 102 + 103 + 104);
+        assert_eq!(window.sum(1, Timestamp::from_secs(104 - 37)), 104);
     }
 
     #[test]

@@ -20,7 +20,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How long one post may take.
+/// How long one post may take at most; never longer than a third of the hold, so that an alert
+/// cannot arrive already ended.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before a failed post is tried again, doubled up to a third of the hold.
 const RETRY: Duration = Duration::from_millis(500);
@@ -168,7 +169,7 @@ pub fn spawn(parts: &Parts) -> Result<Vec<JoinHandle<()>>, String> {
 fn pusher(parts: &Parts, endpoint: &config::Alertmanager) -> Result<Pusher, String> {
     let failed = |what: String| format!("Alertmanager {}: {what}", endpoint.url);
     let mut client = reqwest::Client::builder()
-        .timeout(TIMEOUT)
+        .timeout(TIMEOUT.min(parts.writer.alerts.hold / 3))
         .user_agent(concat!("plimsoll/", env!("CARGO_PKG_VERSION")));
     if let Some(file) = &endpoint.ca_file {
         let pem = std::fs::read(file).map_err(|e| failed(format!("{}: {e}", file.display())))?;
@@ -203,8 +204,9 @@ impl Pusher {
                 retry = RETRY;
                 Some(jittered(every, self.parts.clock.now()))
             } else {
+                let pause = jittered(retry, self.parts.clock.now());
                 retry = (retry * 2).min(every);
-                Some(retry)
+                Some(pause)
             };
             let again = async {
                 match pause {

@@ -9,6 +9,7 @@ use crate::limit::{Amount, Timestamp};
 use crate::owner::Owners;
 use crate::route::{OwnerId, OwnerKind};
 use crate::stats::{Deliveries, Stats};
+use arc_swap::ArcSwap;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -146,9 +147,17 @@ catalogue! {
     PANICS = "plimsoll.panics", "{panic}", Counter, &[], "Panics of measuring code that were caught; the traffic went on.";
     LATE = "plimsoll.observations.late", "{observation}", Counter, &[], "Observations that came too late to move a bucket.";
     FOLDED = "plimsoll.folded", "{item}", Counter, &[], "Buckets, rejections and totals that no longer fitted in the bounded tables.";
+    RELOAD_OK = "plimsoll.config.last_reload.successful", "", Gauge, &[], "1 if the newest configuration was put in place, 0 if it was refused and the one before stayed.";
+    RELOAD_TIME = "plimsoll.config.last_reload.success.time", "s", Gauge, &[], "Unix time at which a configuration was last put in place.";
+    RELOADS = "plimsoll.config.reloads", "{reload}", Counter, &[key::OUTCOME], "Configurations by whether they were put in place.";
     QUEUE = "plimsoll.queue.depth", "{observation}", Gauge, &[], "Observations in the queue to the engine.";
     EXPORTS = "plimsoll.exports", "{export}", Counter, &[key::EXPORTER, key::OUTCOME], "Exports by how they ended.";
     BUILD_INFO = "plimsoll.build.info", "", Gauge, &[key::VERSION], "The version that runs; always 1.";
+}
+
+/// A dotted name as Prometheus writes it.
+pub fn escaped(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
 
 /// A value: counters are whole, gauges may not be.
@@ -173,22 +182,35 @@ impl Value {
 /// Attributes of a point: name and value. Empty values are left out.
 pub type Attributes = Vec<(&'static str, Cow<'static, str>)>;
 
+/// One point of a metric.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// What it is about.
+    pub attributes: Attributes,
+    /// How much.
+    pub value: Value,
+    /// The trace of its newest event, for an exemplar.
+    pub trace: Option<Arc<str>>,
+}
+
 /// One metric with its points.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Family {
     /// The metric.
     pub metric: &'static Metric,
     /// Its points.
-    pub points: Vec<(Attributes, Value)>,
+    pub points: Vec<Point>,
 }
 
 /// What is exported beside a snapshot.
 #[derive(Debug)]
 pub struct Facts {
-    /// The configured owners.
-    pub owners: Arc<Owners>,
+    /// The configured owners; changes at a reload.
+    pub owners: ArcSwap<Owners>,
     /// Counters about ourselves.
     pub stats: Arc<Stats>,
+    /// OpenTelemetry's GenAI metrics.
+    pub genai: Arc<super::genai::GenAi>,
 }
 
 /// Every family that has something to say.
@@ -197,7 +219,8 @@ pub fn families(snapshot: &Snapshot, facts: &Facts) -> Vec<Family> {
     let mut push = |metric: &'static Metric, attributes: Attributes, value: Value| {
         if let Some(family) = out.iter_mut().find(|f| std::ptr::eq(f.metric, metric)) {
             debug_assert!(attributes.iter().all(|(k, _)| metric.attributes.contains(k)), "{}", metric.name);
-            family.points.push((attributes.into_iter().filter(|(_, v)| !v.is_empty()).collect(), value));
+            let attributes = attributes.into_iter().filter(|(_, v)| !v.is_empty()).collect();
+            family.points.push(Point { attributes, value, trace: None });
         }
     };
     for bucket in &snapshot.buckets {
@@ -205,8 +228,13 @@ pub fn families(snapshot: &Snapshot, facts: &Facts) -> Vec<Family> {
     }
     rejection_points(snapshot, &mut push);
     total_points(snapshot, &mut push);
-    owner_points(snapshot, &facts.owners, &mut push);
+    owner_points(snapshot, &facts.owners.load(), &mut push);
     own_points(snapshot, &facts.stats, &mut push);
+    if let Some(rejections) = out.iter_mut().find(|f| std::ptr::eq(f.metric, &REJECTIONS)) {
+        for (point, rejection) in rejections.points.iter_mut().zip(&snapshot.rejections) {
+            point.trace.clone_from(&rejection.trace);
+        }
+    }
     out.retain(|family| !family.points.is_empty());
     out
 }
@@ -348,6 +376,13 @@ fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
         (&QUEUE, stats.queue_depth.get()),
     ] {
         push(metric, Vec::new(), Value::Whole(n));
+    }
+    push(&RELOAD_OK, Vec::new(), Value::Whole(1 - stats.last_reload_refused.get().min(1)));
+    if stats.last_reload_at.get() > 0 {
+        push(&RELOAD_TIME, Vec::new(), Value::Whole(stats.last_reload_at.get()));
+    }
+    for (outcome, count) in [("applied", &stats.reloads), ("refused", &stats.reloads_refused)] {
+        push(&RELOADS, vec![(key::OUTCOME, outcome.into())], Value::Whole(count.get()));
     }
     let exporters: [(&'static str, &Deliveries); 3] =
         [("alertmanager", &stats.alertmanager), ("otlp_metrics", &stats.otlp), ("otlp_spans", &stats.spans)];

@@ -2,14 +2,26 @@
 //!
 //! Gauges are observable because a synchronous gauge never forgets a series; a callback reports
 //! what the snapshot holds now. A panic in a callback would end the SDK's reader for good, so each
-//! is caught. Values that the user's file leaves out are left to the SDK, which reads `OTEL_*`.
+//! is caught. Values that the user's file leaves out are left to the SDK, which reads `OTEL_*`;
+//! those that it ignores (`OTEL_SDK_DISABLED`, `OTEL_*_EXPORTER`, the certificate variables) are
+//! read in [`env`]. Cumulative, so an outage of the collector costs resolution and no total.
 
-use super::catalogue::{ALL, Facts, Family, Kind, Metric, families};
-use crate::config;
+mod env;
+
+use super::catalogue::{ALL, Facts, Family, Kind, Metric, Value, families};
+use super::genai::GenAi;
+use crate::config::{self, OtlpProtocol};
 use crate::engine::Snapshot;
+use bytes::Bytes;
+use env::{Certificates, Signal};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Meter, MeterProvider};
-use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig};
+use opentelemetry_http::{HttpClient, HttpError};
+use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
+use opentelemetry_otlp::{
+    Compression, ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig, WithHttpConfig,
+    WithTonicConfig,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
@@ -22,13 +34,29 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// How long shutting down may take: the last export, not an outage.
-const SHUTDOWN: Duration = Duration::from_secs(5);
+const SHUTDOWN: Duration = Duration::from_secs(4);
+/// How long one request over HTTP may take.
+const REQUEST: Duration = Duration::from_secs(10);
+
+/// Looks up environment variables.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Why the export could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OtlpError {
+    /// The SDK refuses what is configured.
+    #[error(transparent)]
+    Build(#[from] ExporterBuildError),
+    /// A variable or a file cannot be used.
+    #[error("{0}")]
+    Setting(String),
+}
 
 /// The providers, so that they can be shut down.
 pub struct Pipeline {
-    meters: SdkMeterProvider,
+    meters: Option<SdkMeterProvider>,
     /// Makes spans.
-    pub tracers: SdkTracerProvider,
+    pub tracers: Option<SdkTracerProvider>,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -37,67 +65,187 @@ impl std::fmt::Debug for Pipeline {
     }
 }
 
-/// True if an endpoint is configured, in the file or in the environment.
-pub fn is_configured(otlp: &config::Otlp, env: &dyn Fn(&str) -> Option<String>) -> bool {
-    let named = [
-        "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-    ];
-    otlp.endpoint.is_some() || named.iter().any(|name| env(name).is_some_and(|v| !v.is_empty()))
+/// What is exported, before the facts exist that instruments read.
+pub struct Ready {
+    metrics: Option<MetricExporter>,
+    spans: Option<SpanExporter>,
+    resource: Resource,
+    interval: Option<Duration>,
 }
 
-/// Starts pushing. Must be called inside the runtime.
+/// Makes the exporters that file and environment ask for; none where no endpoint is named. Must be
+/// called inside the runtime.
 ///
 /// # Errors
-/// If the endpoint or another `OTEL_*` value cannot be used.
-pub fn start(
-    otlp: &config::Otlp,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    facts: Arc<Facts>,
-) -> Result<Pipeline, ExporterBuildError> {
-    let resource = Resource::builder().with_service_name_default("plimsoll").build();
-    let mut metrics = MetricExporter::builder().with_tonic();
-    let mut spans = SpanExporter::builder().with_tonic();
-    if let Some(endpoint) = &otlp.endpoint {
-        metrics = metrics.with_endpoint(endpoint);
-        spans = spans.with_endpoint(endpoint);
+/// If an endpoint, a certificate or another value cannot be used.
+pub fn prepare(otlp: &config::Otlp, env: Env<'_>) -> Result<Option<Ready>, OtlpError> {
+    if env::is_disabled(env) {
+        return Ok(None);
     }
-    let counted = CountedMetrics { inner: metrics.build()?, facts: facts.clone() };
-    let mut reader = PeriodicReader::builder(counted);
-    if let Some(interval) = otlp.interval {
-        reader = reader.with_interval(interval);
+    let metrics = match env::wanted(otlp, Signal::Metrics, env) {
+        true => Some(metric_exporter(otlp, env)?),
+        false => None,
+    };
+    let spans = match env::wanted(otlp, Signal::Traces, env) {
+        true => Some(span_exporter(otlp, env)?),
+        false => None,
+    };
+    if metrics.is_none() && spans.is_none() {
+        return Ok(None);
     }
-    let meters =
-        SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(reader.build()).build();
-    let tracers = SdkTracerProvider::builder()
-        .with_resource(resource)
-        // We sample ourselves: failures are always kept, whatever the caller decided.
-        .with_sampler(Sampler::AlwaysOn)
-        .with_batch_exporter(CountedSpans { inner: spans.build()?, facts: facts.clone() })
-        .build();
-    let latest = Arc::new(Latest { snapshots, facts, made: Mutex::default() });
-    let meter = meters.meter("plimsoll");
-    for metric in ALL {
-        instrument(&meter, metric, latest.clone());
-    }
-    Ok(Pipeline { meters, tracers })
+    Ok(Some(Ready { metrics, spans, resource: env::resource(), interval: otlp.interval }))
 }
 
-trait ServiceName {
-    fn with_service_name_default(self, name: &'static str) -> Self;
+macro_rules! exporter {
+    ($exporter:ident, $signal:expr, $otlp:expr, $env:expr) => {{
+        let certificates = Certificates::read($signal, $env)?;
+        match env::protocol($otlp, $signal, $env)? {
+            OtlpProtocol::Grpc => {
+                let mut builder = $exporter::builder().with_tonic();
+                if let Some(endpoint) = &$otlp.endpoint {
+                    builder = builder.with_endpoint(endpoint);
+                }
+                if let Some(tls) = tonic_tls(&certificates) {
+                    builder = builder.with_tls_config(tls);
+                }
+                if $otlp.gzip == Some(true) {
+                    builder = builder.with_compression(Compression::Gzip);
+                }
+                builder.build()?
+            }
+            OtlpProtocol::Http => {
+                let mut builder =
+                    $exporter::builder().with_http().with_http_client(OnTokio::new(&certificates)?);
+                if let Some(endpoint) = &$otlp.endpoint {
+                    // The SDK takes an endpoint from code as it is; in the environment it is a base.
+                    builder = builder.with_endpoint(format!(
+                        "{}/v1/{}",
+                        endpoint.trim_end_matches('/'),
+                        $signal.path()
+                    ));
+                }
+                if $otlp.gzip == Some(true) {
+                    builder = builder.with_compression(Compression::Gzip);
+                }
+                builder.build()?
+            }
+        }
+    }};
 }
 
-impl ServiceName for opentelemetry_sdk::resource::ResourceBuilder {
-    /// The name, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` give another: values set
-    /// in code would win over the environment.
-    fn with_service_name_default(self, name: &'static str) -> Self {
-        let named = self.build();
-        let given = named.get(&"service.name".into()).map(|v| v.to_string()).unwrap_or_default();
-        if given.is_empty() || given.starts_with("unknown_service") {
-            Resource::builder().with_service_name(name)
-        } else {
-            Resource::builder()
+fn metric_exporter(otlp: &config::Otlp, env: Env<'_>) -> Result<MetricExporter, OtlpError> {
+    Ok(exporter!(MetricExporter, Signal::Metrics, otlp, env))
+}
+
+fn span_exporter(otlp: &config::Otlp, env: Env<'_>) -> Result<SpanExporter, OtlpError> {
+    Ok(exporter!(SpanExporter, Signal::Traces, otlp, env))
+}
+
+fn tonic_tls(certificates: &Certificates) -> Option<ClientTlsConfig> {
+    if certificates.is_empty() {
+        return None;
+    }
+    let mut tls = ClientTlsConfig::new().with_enabled_roots();
+    if let Some(ca) = &certificates.ca {
+        tls = tls.ca_certificate(Certificate::from_pem(ca));
+    }
+    if let Some((certificate, key)) = &certificates.client {
+        tls = tls.identity(Identity::from_pem(certificate, key));
+    }
+    Some(tls)
+}
+
+/// An HTTP client for the SDK's threads: it hops to the runtime, because the SDK calls it from
+/// threads of its own, where an async client finds no reactor and the reader would die.
+#[derive(Debug, Clone)]
+struct OnTokio {
+    runtime: tokio::runtime::Handle,
+    client: reqwest::Client,
+}
+
+impl OnTokio {
+    fn new(certificates: &Certificates) -> Result<Self, OtlpError> {
+        let failed = |error: reqwest::Error| OtlpError::Setting(error.to_string());
+        let mut client = reqwest::Client::builder().timeout(REQUEST);
+        if let Some(ca) = &certificates.ca {
+            for certificate in reqwest::Certificate::from_pem_bundle(ca).map_err(failed)? {
+                client = client.add_root_certificate(certificate);
+            }
+        }
+        if let Some((certificate, key)) = &certificates.client {
+            let both = [key.as_slice(), b"\n", certificate.as_slice()].concat();
+            client = client.identity(reqwest::Identity::from_pem(&both).map_err(failed)?);
+        }
+        Ok(Self { runtime: tokio::runtime::Handle::current(), client: client.build().map_err(failed)? })
+    }
+}
+
+#[async_trait::async_trait]
+impl HttpClient for OnTokio {
+    async fn send_bytes(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, HttpError> {
+        let client = self.client.clone();
+        let sent = self.runtime.spawn(async move {
+            let response = client.execute(request.try_into()?).await.map_err(reqwest::Error::without_url)?;
+            let mut out = http::Response::builder().status(response.status());
+            if let Some(headers) = out.headers_mut() {
+                headers.clone_from(response.headers());
+            }
+            Ok::<_, HttpError>(out.body(response.bytes().await?)?)
+        });
+        sent.await?
+    }
+}
+
+impl Ready {
+    /// Where sync instruments can be made, once [`Ready::start`] has made the providers.
+    ///
+    /// Starts pushing: spans as they are made, metrics at each interval.
+    pub fn start(self, facts: &FactsToCome) -> Pipeline {
+        let stats = facts.stats.clone();
+        let meters = self.metrics.map(|exporter| {
+            let mut reader =
+                PeriodicReader::builder(CountedMetrics { inner: exporter, stats: stats.clone() });
+            if let Some(interval) = self.interval {
+                reader = reader.with_interval(interval);
+            }
+            SdkMeterProvider::builder()
+                .with_resource(self.resource.clone())
+                .with_reader(reader.build())
+                .build()
+        });
+        let tracers = self.spans.map(|exporter| {
+            SdkTracerProvider::builder()
+                .with_resource(self.resource)
+                // We sample ourselves: failures are always kept, whatever the caller decided.
+                .with_sampler(Sampler::AlwaysOn)
+                .with_batch_exporter(CountedSpans { inner: exporter, stats })
+                .build()
+        });
+        Pipeline { meters, tracers }
+    }
+}
+
+/// What exporters count into before the rest of the facts exists.
+#[derive(Debug, Clone)]
+pub struct FactsToCome {
+    /// Counters about ourselves.
+    pub stats: Arc<crate::stats::Stats>,
+}
+
+impl Pipeline {
+    /// The GenAI metrics that this setting asks for, pushed too where metrics are.
+    pub fn genai(pipeline: Option<&Self>, semconv: config::Semconv) -> Arc<GenAi> {
+        let meter = pipeline.and_then(|p| p.meters.as_ref()).map(|m| m.meter("plimsoll"));
+        GenAi::new(semconv, meter.as_ref())
+    }
+
+    /// Makes the instruments of the catalogue.
+    pub fn observe(&self, snapshots: watch::Receiver<Arc<Snapshot>>, facts: Arc<Facts>) {
+        let Some(meters) = &self.meters else { return };
+        let latest = Arc::new(Latest { snapshots, facts, made: Mutex::default() });
+        let meter = meters.meter("plimsoll");
+        for metric in ALL {
+            instrument(&meter, metric, latest.clone());
         }
     }
 }
@@ -132,11 +280,7 @@ fn instrument(meter: &Meter, metric: &'static Metric, latest: Arc<Latest>) {
         Kind::Gauge => {
             let gauge =
                 meter.f64_observable_gauge(metric.name).with_unit(metric.unit).with_description(metric.help);
-            gauge
-                .with_callback(move |observer| {
-                    observe(&latest, metric, observer, super::catalogue::Value::as_f64)
-                })
-                .build();
+            gauge.with_callback(move |observer| observe(&latest, metric, observer, Value::as_f64)).build();
         }
         Kind::Counter => {
             let counter = meter
@@ -154,15 +298,15 @@ fn observe<T>(
     latest: &Latest,
     metric: &'static Metric,
     observer: &dyn AsyncInstrument<T>,
-    as_number: fn(super::catalogue::Value) -> T,
+    as_number: fn(Value) -> T,
 ) {
     let observed = catch_unwind(AssertUnwindSafe(|| {
         let families = latest.families();
         let Some(family) = families.iter().find(|f| std::ptr::eq(f.metric, metric)) else { return };
-        for (attributes, value) in &family.points {
+        for point in &family.points {
             let attributes: Vec<KeyValue> =
-                attributes.iter().map(|(k, v)| KeyValue::new(*k, v.to_string())).collect();
-            observer.observe(as_number(*value), &attributes);
+                point.attributes.iter().map(|(k, v)| KeyValue::new(*k, v.to_string())).collect();
+            observer.observe(as_number(point.value), &attributes);
         }
     }));
     if observed.is_err() {
@@ -173,17 +317,16 @@ fn observe<T>(
 /// Counts what becomes of each export; the SDK keeps that to itself.
 struct CountedMetrics {
     inner: MetricExporter,
-    facts: Arc<Facts>,
+    stats: Arc<crate::stats::Stats>,
 }
 
 impl PushMetricExporter for CountedMetrics {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
         let result = self.inner.export(metrics).await;
-        let deliveries = &self.facts.stats.otlp;
         if result.is_ok() {
-            deliveries.sent.up()
+            self.stats.otlp.sent.up()
         } else {
-            deliveries.failed.up()
+            self.stats.otlp.failed.up()
         }
         result
     }
@@ -204,18 +347,17 @@ impl PushMetricExporter for CountedMetrics {
 #[derive(Debug)]
 struct CountedSpans {
     inner: SpanExporter,
-    facts: Arc<Facts>,
+    stats: Arc<crate::stats::Stats>,
 }
 
 impl opentelemetry_sdk::trace::SpanExporter for CountedSpans {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len() as u64;
         let result = self.inner.export(batch).await;
-        let deliveries = &self.facts.stats.spans;
         if result.is_ok() {
-            deliveries.sent.add(spans)
+            self.stats.spans.sent.add(spans)
         } else {
-            deliveries.failed.add(spans)
+            self.stats.spans.failed.add(spans)
         }
         result
     }
@@ -234,14 +376,14 @@ impl Pipeline {
     /// collector that never answers costs the time limit, no more.
     pub async fn shutdown(self) {
         let done = tokio::task::spawn_blocking(move || {
-            let spans = self.tracers.shutdown_with_timeout(SHUTDOWN);
-            let metrics = self.meters.shutdown_with_timeout(SHUTDOWN);
+            let spans = self.tracers.map(|t| t.shutdown_with_timeout(SHUTDOWN));
+            let metrics = self.meters.map(|m| m.shutdown_with_timeout(SHUTDOWN));
             (spans, metrics)
         });
         match tokio::time::timeout(SHUTDOWN, done).await {
             Ok(Ok((spans, metrics))) => {
                 for (what, result) in [("spans", spans), ("metrics", metrics)] {
-                    if let Err(error) = result {
+                    if let Some(Err(error)) = result {
                         tracing::warn!(what, %error, "the last export failed");
                     }
                 }

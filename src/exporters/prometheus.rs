@@ -3,11 +3,12 @@
 //! OpenMetrics where the scraper asks for it, else the older Prometheus text format, which every
 //! tool reads; both come from one encoder.
 
-use super::catalogue::{Facts, Family, Kind, Value, families};
+use super::catalogue::{Facts, Family, Kind, Point, Value, escaped, families};
 use crate::engine::Snapshot;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::CounterWithExemplar;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 
@@ -42,9 +43,11 @@ impl Format {
 /// The exposition of a snapshot.
 pub fn render(snapshot: &Snapshot, facts: &Facts, format: Format) -> String {
     let families = families(snapshot, facts);
-    let counters: Vec<String> =
-        families.iter().filter(|f| f.metric.kind == Kind::Counter).map(|f| escaped(f.metric.name)).collect();
+    let own = families.iter().filter(|f| f.metric.kind == Kind::Counter).map(|f| escaped(f.metric.name));
+    let genai = super::genai::ALL.iter().filter(|m| m.kind == "counter").map(|m| escaped(m.name));
+    let counters: Vec<String> = own.chain(genai).collect();
     let mut registry = Registry::default();
+    facts.genai.register(&mut registry);
     registry.register_collector(Box::new(Rendered(families)));
     let mut out = String::new();
     // Writing to a string cannot fail; the encoder's signature is that of any writer.
@@ -61,6 +64,8 @@ pub fn render(snapshot: &Snapshot, facts: &Facts, format: Format) -> String {
 /// no units and has no end mark.
 fn as_text(open_metrics: &str, counters: &[String]) -> String {
     let mut out = String::with_capacity(open_metrics.len());
+    // Exemplars stand behind a sample, and only OpenMetrics knows them.
+    let without_exemplar = |line: &'_ str| line.find(" # {").map_or(line.len(), |at| at);
     for line in open_metrics.lines().filter(|l| !l.starts_with("# UNIT ") && *l != "# EOF") {
         let mut words = line.splitn(4, ' ');
         match (words.next(), words.next(), words.next(), words.next()) {
@@ -69,16 +74,12 @@ fn as_text(open_metrics: &str, counters: &[String]) -> String {
             {
                 out.push_str(&format!("# {what} {name}_total {rest}"));
             }
-            _ => out.push_str(line),
+            (Some("#"), ..) => out.push_str(line),
+            _ => out.push_str(&line[..without_exemplar(line)]),
         }
         out.push('\n');
     }
     out
-}
-
-/// A dotted name as Prometheus writes it.
-pub fn escaped(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
 
 #[derive(Debug)]
@@ -98,13 +99,18 @@ impl Collector for Rendered {
                 Kind::Counter => MetricType::Counter,
             };
             let mut metric = encoder.encode_descriptor(&name, family.metric.help, unit.as_ref(), kind)?;
-            for (attributes, value) in &family.points {
+            for Point { attributes, value, trace } in &family.points {
                 let labels: Vec<(String, &str)> =
                     attributes.iter().map(|(k, v)| (escaped(k), v.as_ref())).collect();
                 if labels.is_empty() {
-                    write_point(&mut metric, family.metric.kind, *value)?;
+                    write_point(&mut metric, family.metric.kind, *value, trace.as_deref())?;
                 } else {
-                    write_point(&mut metric.encode_family(&labels)?, family.metric.kind, *value)?;
+                    write_point(
+                        &mut metric.encode_family(&labels)?,
+                        family.metric.kind,
+                        *value,
+                        trace.as_deref(),
+                    )?;
                 }
             }
         }
@@ -112,9 +118,19 @@ impl Collector for Rendered {
     }
 }
 
-fn write_point(point: &mut MetricEncoder<'_>, kind: Kind, value: Value) -> Result<(), fmt::Error> {
+fn write_point(
+    point: &mut MetricEncoder<'_>,
+    kind: Kind,
+    value: Value,
+    trace: Option<&str>,
+) -> Result<(), fmt::Error> {
     match (kind, value) {
-        (Kind::Counter, Value::Whole(n)) => point.encode_counter::<NoLabelSet, _, u64>(&n, None),
+        (Kind::Counter, Value::Whole(n)) => {
+            // The library makes exemplars only of counters of its own: its newest event counts one.
+            let newest = CounterWithExemplar::<[(&str, String); 1]>::default();
+            newest.inc_by(1, trace.map(|id| [("trace_id", id.to_owned())]), None);
+            point.encode_counter(&n, newest.get().1.as_ref())
+        }
         (Kind::Counter, Value::Real(x)) => point.encode_counter::<NoLabelSet, _, f64>(&x, None),
         (Kind::Gauge, Value::Whole(n)) => point.encode_gauge(&n),
         (Kind::Gauge, Value::Real(x)) => point.encode_gauge(&x),

@@ -3,49 +3,42 @@
 //! Spans are made after the call, from what the engine judged, with the call's own times; the
 //! caller's `traceparent` is the parent. Nothing is added to the request.
 
+use super::calls::Listener;
 use super::catalogue::key;
 use crate::engine::Judged;
 use crate::limit::Timestamp;
-use crate::observation::{Call, End};
+use crate::observation::{Call, End, Outcome};
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{Span, SpanBuilder, SpanKind, Status, TraceContextExt, TracerProvider};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
-/// Capacity of the queue to the span exporter.
-pub const QUEUE: usize = 4_096;
-
-/// Makes spans of judged calls until the engine ends. Without a tracer the calls are only taken
-/// off the queue.
-pub fn spawn(
-    mut judged: mpsc::Receiver<Judged>,
-    tracers: Option<SdkTracerProvider>,
-    ratio: f64,
-) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        let tracer = tracers.map(|tracers| tracers.tracer("plimsoll"));
-        let propagator = TraceContextPropagator::new();
-        while let Some(call) = judged.recv().await {
-            let Some(tracer) = &tracer else { continue };
-            let parent = propagator.extract(&Caller(&call.end.call));
-            if keep(&call, &parent, ratio) {
-                let mut span = builder(&call).start_with_context(tracer, &parent);
-                if call.verdict.is_some() {
-                    span.set_status(Status::error(""));
-                }
-                span.end_with_timestamp(system_time(call.end.at));
+/// Makes spans with these tracers; `ratio` is the share of successes that leave one.
+pub fn listener(tracers: &SdkTracerProvider, ratio: f64) -> Listener {
+    let tracer = tracers.tracer("plimsoll");
+    let propagator = TraceContextPropagator::new();
+    Box::new(move |call| {
+        let parent = propagator.extract(&Caller(&call.end.call));
+        if keep(call, &parent, ratio) {
+            let mut span = builder(call).start_with_context(&tracer, &parent);
+            if is_error(call) {
+                span.set_status(Status::error(""));
             }
+            span.end_with_timestamp(system_time(call.end.at));
         }
     })
 }
 
+/// A failure, or an answer that the upstream broke off.
+fn is_error(call: &Judged) -> bool {
+    call.verdict.is_some() || call.end.outcome == Outcome::UpstreamBroken
+}
+
 /// Failures are kept. Of successes a share, by trace id, so that all sidecars of one trace agree.
 fn keep(call: &Judged, parent: &Context, ratio: f64) -> bool {
-    if call.verdict.is_some() {
+    if is_error(call) {
         return true;
     }
     let span = parent.span();

@@ -96,6 +96,14 @@ pub static RULES: &[Rule] = &[
         },
     },
     Rule {
+        id: "billing",
+        rung: Rung::Code,
+        class: Class::SpendOrCredit,
+        confidence: Confidence::High,
+        why: "billing_error or status 402: money, whatever the headers show beside it.",
+        when: |e| (e.kind("billing_error") || e.status == Some(402)).then(|| Hit::on(Limiter::SPEND)),
+    },
+    Rule {
         id: "overloaded",
         rung: Rung::Code,
         class: Class::ProviderOverload,
@@ -160,7 +168,8 @@ pub static RULES: &[Rule] = &[
         confidence: Confidence::Exact,
         why: "The unified headers show a plan window that is used up.",
         when: |e| {
-            if !e.limits.unified {
+            // While credits pay, a used-up window refuses nothing.
+            if !e.limits.unified || !e.refused() || e.limits.overage_in_use {
                 return None;
             }
             plan_window(e).map(Hit::on)
@@ -249,7 +258,10 @@ pub static RULES: &[Rule] = &[
         when: |e| {
             let bare =
                 e.error.message.as_deref().is_some_and(|m| matches!(m, "Rate limited" | "Rate limited."));
-            Hit::when(!e.limits.unified && (bare || e.says(&["not your usage limit"])))
+            // A plan's own refusal carries plan headers; where all headers were seen and those are
+            // missing, its words come from the server's throttle.
+            let headless = e.headers_known && !e.limits.trios && e.says(&["your account's rate limit"]);
+            Hit::when(!e.limits.unified && (bare || headless || e.says(&["not your usage limit"])))
         },
     },
     Rule {
@@ -329,11 +341,11 @@ pub static RULES: &[Rule] = &[
         rung: Rung::Code,
         class: Class::NotALimit,
         confidence: Confidence::Medium,
-        why: "The request itself is refused and the text speaks of no limit.",
+        why: "The request itself is refused, and the text names no limit of anybody's.",
         when: |e| {
-            let quiet =
-                !e.says(&["limit", "quota", "throttl", "credit", "budget", "exhausted", "balance", "usage"]);
-            Hit::when(quiet && matches!(e.status, Some(400 | 404 | 405 | 409 | 413 | 422)))
+            let client_error = e.status.is_some_and(|s| (400..500).contains(&s) && s != 429);
+            let in_stream = e.error.in_stream && !e.kind("rate_limit_error");
+            Hit::when((client_error || in_stream) && !names_a_limit(e))
         },
     },
     // ---- the configured route, then nothing ----------------------------------------------------
@@ -377,6 +389,29 @@ fn is_claude_code(e: &Evidence<'_>) -> bool {
         || e.says(&["api error: request rejected (429)"])
 }
 
+/// Phrases, not stems: parameters are called `max_tokens` and `thinking.budget_tokens` too.
+fn names_a_limit(e: &Evidence<'_>) -> bool {
+    e.says(&[
+        "rate limit",
+        "rate_limit",
+        "ratelimit",
+        "quota",
+        "throttl",
+        "too many requests",
+        "limit exceeded",
+        "limit reached",
+        "usage limit",
+        "budget has been exceeded",
+        "over budget",
+        "exceededbudget",
+        "credits",
+        "credit balance",
+        "spend limit",
+        "resource_exhausted",
+        "额度",
+    ])
+}
+
 fn bare_429(e: &Evidence<'_>) -> bool {
     e.status == Some(429) && !e.limits.unified
 }
@@ -395,7 +430,7 @@ fn plan_window(e: &Evidence<'_>) -> Option<Limiter> {
 /// The empty bucket of the key family. The combined `tokens` limiter is named only if neither
 /// input nor output is the one that is empty.
 fn key_bucket(e: &Evidence<'_>) -> Option<Limiter> {
-    if !e.limits.trios || e.status.is_some_and(|s| s != 429) {
+    if !e.limits.trios || !e.refused() {
         return None;
     }
     let order = [

@@ -169,6 +169,8 @@ pub struct Evidence<'a> {
     pub path: &'a str,
     /// Own traffic has just risen steeply.
     pub steep: bool,
+    /// The headers were seen whole, so that an absent one says something (a paste seldom has any).
+    pub headers_known: bool,
     /// The upstream could not be reached, or broke off before it answered.
     pub no_response: bool,
 }
@@ -179,7 +181,7 @@ impl<'a> Evidence<'a> {
         let mut words = plain(error.message.as_deref().unwrap_or_default());
         if !error.text.is_empty() {
             words.push_str(" | ");
-            words.push_str(&plain(&error.text[..floor_char(&error.text, MAX_WORDS)]));
+            words.push_str(&plain(&error.text));
         }
         Self {
             status,
@@ -190,6 +192,7 @@ impl<'a> Evidence<'a> {
             client: Client::Unknown,
             path: "",
             steep: false,
+            headers_known: false,
             no_response: false,
         }
     }
@@ -214,17 +217,19 @@ impl<'a> Evidence<'a> {
         self.status.is_some_and(|s| s / 100 == class)
     }
 
+    /// True if this is a refusal of the rate kind: 429, or said so inside a stream, or no status is
+    /// known. A 500 that carries limit headers is nobody's quota.
+    pub fn refused(&self) -> bool {
+        match self.status {
+            None | Some(429) => true,
+            Some(status) => status < 400 && self.error.in_stream && self.kind("rate_limit_error"),
+        }
+    }
+
     /// The limiters that the headers show as exhausted.
     pub fn exhausted(&self) -> impl Iterator<Item = &Limiter> {
         self.limits.readings.iter().filter(|r| r.is_exhausted()).map(|r| &r.limiter)
     }
-}
-
-/// How much of a body the wording rules read: every wording known stands in its first part.
-const MAX_WORDS: usize = 8 * 1024;
-
-fn floor_char(text: &str, at: usize) -> usize {
-    (0..=at.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0)
 }
 
 /// What a rule found.

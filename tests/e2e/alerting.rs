@@ -3,6 +3,7 @@
 use crate::programs::{Program, alertmanager, json, prometheus, shipped};
 use crate::support::webhook::{Post, Webhook};
 use crate::support::{Sidecar, wait_for};
+use arc_swap::ArcSwap;
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -12,6 +13,7 @@ use plimsoll::demo::{Capacity, Plan, Provider, Traffic};
 use plimsoll::engine::{Alert, AlertName, BucketView, Identity, Snapshot};
 use plimsoll::exporters::alertmanager::{Parts, Writer, spawn};
 use plimsoll::exporters::catalogue::Facts;
+use plimsoll::exporters::genai::GenAi;
 use plimsoll::exporters::prometheus::{Format, render};
 use plimsoll::limit::{Amount, Limiter, Scope, Window};
 use plimsoll::owner::Owners;
@@ -97,7 +99,7 @@ alerts: {{alertmanagers: [{{url: 'http://{}'}}]}}
     let sidecar = Sidecar::with(&config, seams).await;
     let fleet = shipped_prometheus(sidecar.metrics, manager.address).await;
     let traffic =
-        [Traffic::start(sidecar.running.hops[0], PLAN), Traffic::start(sidecar.running.hops[1], PLAN)];
+        [Traffic::start(sidecar.running.hops()[0], PLAN), Traffic::start(sidecar.running.hops()[1], PLAN)];
     let refused = || traffic.iter().any(|t| t.first_429_at().is_some());
 
     // The direct way: at both receivers before any 429, within 2 s of the decision.
@@ -221,7 +223,11 @@ async fn pod_under_pressure(clock: Clock) -> SocketAddr {
                     observed: now,
                 };
                 let snapshot = Snapshot { at: now, buckets: vec![bucket], ..Snapshot::default() };
-                let facts = Facts { owners: Arc::new(Owners::default()), stats: Arc::default() };
+                let facts = Facts {
+                    owners: ArcSwap::from_pointee(Owners::default()),
+                    stats: Arc::default(),
+                    genai: GenAi::new(config::Semconv::Off, None),
+                };
                 let text = render(&snapshot, &facts, Format::Text);
                 async move { Ok::<_, Infallible>(http::Response::new(Full::<bytes::Bytes>::from(text))) }
             });

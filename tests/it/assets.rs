@@ -1,8 +1,7 @@
 //! What is shipped beside the binary speaks of things that exist.
 
 use plimsoll::admin::runbooks;
-use plimsoll::exporters::catalogue::ALL;
-use plimsoll::exporters::prometheus::escaped;
+use plimsoll::exporters::catalogue::{ALL, escaped};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

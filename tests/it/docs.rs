@@ -1,6 +1,24 @@
 //! What the documents promise is there.
 
 use plimsoll::config::Config;
+use plimsoll::reference;
+
+/// The shipped page is what the code says; `PLIMSOLL_UPDATE_DOCS=1` writes it.
+fn generated(path: &str, wanted: &str) {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("PLIMSOLL_UPDATE_DOCS").is_some() {
+        std::fs::write(&file, wanted).unwrap();
+    }
+    let shipped = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(shipped == wanted, "{path} has drifted; run PLIMSOLL_UPDATE_DOCS=1 cargo test --test it docs");
+}
+
+#[test]
+fn the_reference_pages_are_what_the_code_says() {
+    generated("docs/config.md", &reference::config());
+    generated("docs/metrics.md", &reference::metrics());
+    generated("docs/plimsoll.schema.json", &format!("{:#}\n", Config::schema()));
+}
 
 #[test]
 fn the_example_configuration_is_valid() {

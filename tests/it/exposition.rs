@@ -1,7 +1,10 @@
 //! `/metrics` as it is read by others: a golden file, escaping, both formats.
 
+use arc_swap::ArcSwap;
+use plimsoll::config::Semconv;
 use plimsoll::engine::{BucketView, RejectionKey, RejectionView, Snapshot};
 use plimsoll::exporters::catalogue::Facts;
+use plimsoll::exporters::genai::GenAi;
 use plimsoll::exporters::prometheus::{Format, render};
 use plimsoll::ledger::{Totals, TotalsKey};
 use plimsoll::limit::{Amount, Limiter, Scope, Timestamp, Window};
@@ -63,7 +66,12 @@ fn snapshot(owner_name: &str, model: &str) -> Snapshot {
     Snapshot {
         at: NOW,
         buckets: vec![bucket, unobserved],
-        rejections: vec![RejectionView { key, count: 3, retry_at: Some(NOW.plus(Duration::from_secs(9))) }],
+        rejections: vec![RejectionView {
+            key,
+            count: 3,
+            trace: None,
+            retry_at: Some(NOW.plus(Duration::from_secs(9))),
+        }],
         totals: vec![
             (totals(None), Totals { requests: 1, ..Totals::default() }),
             (
@@ -88,7 +96,11 @@ fn facts() -> Facts {
         dashboard_url: None,
         contact: Some("#search-oncall".into()),
     };
-    Facts { owners: Arc::new(Owners::new(vec![rule])), stats: Arc::default() }
+    Facts {
+        owners: ArcSwap::from_pointee(Owners::new(vec![rule])),
+        stats: Arc::default(),
+        genai: GenAi::new(Semconv::Off, None),
+    }
 }
 
 #[test]

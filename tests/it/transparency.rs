@@ -338,10 +338,10 @@ async fn routes_are_told_apart_by_prefix_and_listener() {
     for (hop, path, wanted) in
         [(0, "/x", "one"), (0, "/b/x", "two"), (0, "/bx", "one"), (1, "/only/x", "one")]
     {
-        let url = format!("http://{}{path}", sidecar.running.hops[hop]);
+        let url = format!("http://{}{path}", sidecar.running.hops()[hop]);
         assert_eq!(reqwest::get(url).await.unwrap().text().await.unwrap(), wanted, "{hop} {path}");
     }
-    let missing = reqwest::get(format!("http://{}/x", sidecar.running.hops[1])).await.unwrap();
+    let missing = reqwest::get(format!("http://{}/x", sidecar.running.hops()[1])).await.unwrap();
     assert_eq!(missing.status(), 404);
     assert!(missing.text().await.unwrap().contains("No route"));
     for route in ["a", "b", "c"] {

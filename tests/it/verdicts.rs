@@ -36,6 +36,18 @@ const SAMPLES: &[(&str, &str)] = &[
         r#"{"status":429,"body":"{\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"Extra usage is required for long context requests.\"}}"}"#,
     ),
     (
+        "billing",
+        r#"{"status":429,"headers":{"x-should-retry":"false","anthropic-ratelimit-unified-5h-status":"rejected"},"body":"{\"type\":\"error\",\"error\":{\"type\":\"billing_error\",\"message\":\"spend limit reached (daily; resets 00:00 UTC)\"}}"}"#,
+    ),
+    (
+        "bad_request",
+        r#"{"status":400,"body":"{\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\"message\":\"`max_tokens` must be greater than `thinking.budget_tokens`\"}}"}"#,
+    ),
+    (
+        "server_error",
+        r#"{"status":500,"headers":{"anthropic-ratelimit-unified-status":"rejected","anthropic-ratelimit-unified-5h-status":"rejected"},"body":"{\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"Internal server error\"}}"}"#,
+    ),
+    (
         "overloaded",
         r#"{"status":529,"body":"{\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}"}"#,
     ),

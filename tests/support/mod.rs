@@ -29,7 +29,7 @@ impl Sidecar {
     pub async fn with(config: &str, seams: Seams) -> Self {
         let config = Config::parse(config, &|_| None).unwrap_or_else(|e| panic!("test configuration: {e}"));
         let running = app::start(config, seams).await.expect("sidecar starts");
-        Self { hop: running.hops[0], metrics: running.metrics, running }
+        Self { hop: running.hops()[0], metrics: running.metrics, running }
     }
 
     /// One route to this upstream.
@@ -76,7 +76,7 @@ pub fn metric(text: &str, name: &str, parts: &[&str]) -> Option<f64> {
 
 pub fn route_to(upstream: SocketAddr) -> String {
     format!(
-        "metrics: {{bind: '127.0.0.1:0'}}\nlisteners:\n- bind: 127.0.0.1:0\n  routes:\n  - {{name: api, upstream: 'http://{upstream}'}}\n"
+        "metrics: {{bind: '127.0.0.1:0'}}\nadmin: {{bind: '127.0.0.1:0'}}\nlisteners:\n- bind: 127.0.0.1:0\n  routes:\n  - {{name: api, upstream: 'http://{upstream}'}}\n"
     )
 }
 

@@ -171,6 +171,8 @@ fn overload_and_bad_requests_raise_no_throttle_alert() {
 #[test]
 fn a_429_with_room_in_every_bucket_on_a_steep_rise_is_a_burst() {
     let mut book = book(BookLimits::default());
+    let early = T0.minus(Duration::from_secs(60));
+    book.head(&head("search", "claude-opus-5-5", limits("w", 50_000), early));
     for n in 0..30 {
         book.head(&head("search", "claude-opus-5-5", limits("w", 50_000), at(f64::from(n) / 10.0)));
     }
@@ -208,4 +210,61 @@ fn rejections_are_bounded_and_none_is_lost() {
     let snapshot = book.snapshot(at(0.0));
     assert!(snapshot.rejections.len() <= 11, "{}", snapshot.rejections.len());
     assert_eq!(snapshot.rejections.iter().map(|r| r.count).sum::<u64>(), 500);
+}
+
+#[test]
+fn a_reload_keeps_what_is_the_same_and_drops_what_is_gone() {
+    let mut book = book(BookLimits::default());
+    for (route, workspace) in [("search", "wrkspc_1"), ("batch", "wrkspc_2")] {
+        book.head(&head(route, "claude-opus-5-5", limits(workspace, 6_000), at(0.0)));
+        book.end(end(route, 429, limits(workspace, 0), 10, at(0.0)));
+    }
+    let since = |book: &Book, owner: &str| {
+        book.alerts(at(1.0)).iter().find(|a| a.identity.owner.id.as_str() == owner).map(|a| a.since)
+    };
+    assert!(since(&book, "search").is_some() && since(&book, "batch").is_some());
+    let only_search = Owners::new(owners().iter().filter(|o| o.id.as_str() == "search").cloned().collect());
+    let version = book.alerts_version();
+    book.reconfigure(Arc::new(only_search), Thresholds::default(), BookLimits::default());
+    assert!(book.alerts_version() > version, "what is pushed changes at once");
+    assert_eq!(since(&book, "search"), Some(at(0.0)), "the same owner's alert goes on");
+    assert_eq!(since(&book, "batch"), None, "the alert of an owner that is gone lapses");
+}
+
+#[test]
+fn a_restart_under_steady_load_is_no_burst() {
+    let mut book = book(BookLimits::default());
+    for n in 0..40 {
+        book.head(&head("search", "claude-opus-5-5", limits("w", 50_000), at(f64::from(n) / 2.0)));
+    }
+    let judged = book.end(end("search", 429, limits("w", 50_000), 10, at(20.0)));
+    assert_ne!(judged.verdict.unwrap().class, Class::Burst, "what was before is not known");
+}
+
+#[test]
+fn a_clock_set_back_freezes_nothing() {
+    let mut book = book(BookLimits::default());
+    book.head(&head("search", "claude-opus-5-5", limits("w", 2_000), at(0.0)));
+    book.end(end("search", 429, limits("w", 0), 10, at(0.0)));
+    assert!(!book.alerts(at(0.0)).is_empty());
+    let hour = Duration::from_secs(3_600);
+    book.set_back(hour);
+    let back = |secs: f64| at(secs).minus(hour);
+    let level = |book: &Book, now| book.snapshot(now).buckets[0].remaining.map(Amount::get);
+    assert_eq!(level(&book, back(30.0)), Some(32_000), "it refills on");
+    book.head(&head("search", "claude-opus-5-5", limits("w", 50_000), back(31.0)));
+    assert_eq!(book.snapshot(back(31.0)).late, 0, "and is observed on");
+    for second in 31..150 {
+        book.tick(back(f64::from(second)));
+    }
+    assert!(book.alerts(back(150.0)).is_empty(), "and alerts end");
+}
+
+#[test]
+fn what_refuses_nothing_raises_no_alert() {
+    let mut book = book(BookLimits::default());
+    let mut used_up = (*limits("w", 0)).clone();
+    used_up.readings[0].limiter = Limiter::OVERAGE;
+    book.head(&head("search", "claude-opus-5-5", Arc::new(used_up), at(0.0)));
+    assert!(book.alerts(at(0.0)).is_empty());
 }

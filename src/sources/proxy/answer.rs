@@ -281,7 +281,7 @@ mod tests {
     fn an_error_body_is_kept_up_to_its_limit() {
         let body = vec![b'x'; ErrorBody::MAX_BYTES * 3];
         let error = read(502, "text/html", &body, 5_000).error.unwrap();
-        assert_eq!(error.text.len(), ErrorBody::MAX_BYTES);
+        assert_eq!(error.text.len(), ErrorBody::KEPT_BYTES);
         assert!(error.cut);
     }
 }

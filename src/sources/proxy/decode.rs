@@ -11,6 +11,8 @@ use std::io::{self, Write};
 
 /// Most bytes read out of one answer, decoded.
 const MAX_DECODED: u64 = 256 * 1024 * 1024;
+/// Most bytes read out of one frame, decoded: all of that work is done while the frame waits.
+const MAX_OF_FRAME: u64 = 8 * 1024 * 1024;
 /// Largest zstd window accepted (RFC 8878 advises decoders to support 8 MB).
 const ZSTD_WINDOW_LOG: u32 = 23;
 
@@ -24,12 +26,14 @@ pub trait Reader {
 pub struct Sink<R> {
     reader: R,
     passed: u64,
+    of_frame: u64,
 }
 
 impl<R: Reader> Write for Sink<R> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.passed += bytes.len() as u64;
-        if self.passed > MAX_DECODED {
+        self.of_frame += bytes.len() as u64;
+        if self.passed > MAX_DECODED || self.of_frame > MAX_OF_FRAME {
             return Err(io::Error::other("answer unpacks to too much"));
         }
         self.reader.read(bytes);
@@ -63,7 +67,7 @@ impl<R: Reader> Decoder<R> {
             Some(Ok(value)) => value.trim().to_ascii_lowercase(),
             Some(Err(_)) => return Err(reader),
         };
-        let sink = Sink { reader, passed: 0 };
+        let sink = Sink { reader, passed: 0, of_frame: 0 };
         match coding.as_str() {
             "" | "identity" => Ok(Self::Identity(sink)),
             "gzip" | "x-gzip" => Ok(Self::Gzip(Box::new(flate2::write::MultiGzDecoder::new(sink)))),
@@ -85,8 +89,12 @@ impl<R: Reader> Decoder<R> {
 
     /// Takes in the next coded bytes.
     pub fn feed(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.sink().of_frame = 0;
         match self {
-            Self::Identity(sink) => sink.write_all(bytes),
+            Self::Identity(sink) => {
+                sink.reader.read(bytes);
+                Ok(())
+            }
             Self::Gzip(decoder) => push(&mut **decoder, bytes),
             Self::Deflate(decoder) => push(&mut **decoder, bytes),
             Self::Brotli(decoder) => push(&mut **decoder, bytes),
@@ -96,12 +104,16 @@ impl<R: Reader> Decoder<R> {
 
     /// The reader.
     pub fn reader(&mut self) -> &mut R {
+        &mut self.sink().reader
+    }
+
+    fn sink(&mut self) -> &mut Sink<R> {
         match self {
-            Self::Identity(sink) => &mut sink.reader,
-            Self::Gzip(decoder) => &mut decoder.get_mut().reader,
-            Self::Deflate(decoder) => &mut decoder.get_mut().reader,
-            Self::Brotli(decoder) => &mut decoder.get_mut().reader,
-            Self::Zstd(decoder) => &mut decoder.get_mut().reader,
+            Self::Identity(sink) => sink,
+            Self::Gzip(decoder) => decoder.get_mut(),
+            Self::Deflate(decoder) => decoder.get_mut(),
+            Self::Brotli(decoder) => decoder.get_mut(),
+            Self::Zstd(decoder) => decoder.get_mut(),
         }
     }
 }

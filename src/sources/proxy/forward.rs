@@ -3,28 +3,25 @@
 //! The request's body is handed to the client as it comes, the answer's body to the caller as it
 //! comes; each frame is shown to the tap and passed on, never held. What goes wrong upstream before
 //! a response head is answered by a 502 that says who speaks; what goes wrong after it breaks the
-//! answer off, as it would without the hop.
+//! answer off, as it would without the hop. HTTP/1.1 and HTTP/2 meet in either direction.
 
-use super::hop::{end_to_end, set_host};
+use super::hop::{end_to_end, join_cookies, set_host};
 use super::tap::{CallTap, Meter, RequestTap};
+use super::tunnel;
+use super::upstream::{Permit, Upstream, UpstreamError};
 use crate::config::Route;
+use crate::ledger::InFlight;
 use crate::observation::Outcome;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use pin_project_lite::pin_project;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-
-/// The client to one upstream.
-pub(super) type Upstream = Client<HttpsConnector<HttpConnector>, RequestBody>;
 
 /// A route and the client that reaches its upstream.
 #[derive(Debug, Clone)]
@@ -35,6 +32,8 @@ pub(super) struct Target {
     pub(super) upstream: Upstream,
     /// The upstream's name, as it goes into `host`.
     pub(super) host: HeaderValue,
+    /// Its calls in flight.
+    pub(super) in_flight: Arc<InFlight>,
 }
 
 /// The routes of one listener, longest prefix first.
@@ -48,7 +47,7 @@ pub(super) struct Forwarder {
 
 impl Forwarder {
     /// Answers one request.
-    pub(super) async fn forward(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+    pub(super) async fn forward(&self, mut request: Request<Incoming>) -> Response<AnswerBody> {
         if request.method() == Method::CONNECT {
             let text =
                 "This is a reverse proxy: set the API's base URL to it, not HTTPS_PROXY. CONNECT is refused.";
@@ -57,8 +56,9 @@ impl Forwarder {
         let Some(target) = self.targets.iter().find(|t| serves(&t.route.prefix, request.uri().path())) else {
             return own_answer(StatusCode::NOT_FOUND, "No route has a prefix of this path.");
         };
+        let wanted = tunnel::wanted(&mut request);
         let (mut head, body) = request.into_parts();
-        let mut tap = CallTap::begin(&self.meter, &target.route, &head);
+        let mut tap = CallTap::begin(&self.meter, &target.in_flight, &target.route, &head);
         let Some(uri) = upstream_uri(&target.route, &head.uri) else {
             tap.finish(Outcome::UpstreamBroken);
             return own_answer(
@@ -67,23 +67,33 @@ impl Forwarder {
             );
         };
         head.uri = uri;
-        head.version = Version::HTTP_11;
-        head.headers = end_to_end(head.headers);
-        set_host(&mut head.headers, target.host.clone());
+        head.headers = upstream_headers(head.headers, target, head.version);
+        head.version = if target.upstream.is_http2() { Version::HTTP_2 } else { Version::HTTP_11 };
+        if !target.upstream.is_http2() {
+            if let Some(wanted) = &wanted {
+                wanted.announce(&mut head.headers);
+            }
+            // A body of unknown length must say so: for GET and HEAD the client library would
+            // otherwise send none.
+            if !body.is_end_stream() && body.size_hint().exact().is_none() {
+                head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+        }
         let body = RequestBody { inner: body, tap: tap.request() };
-        match target.upstream.request(Request::from_parts(head, body)).await {
-            Ok(response) => {
-                let (mut head, body) = response.into_parts();
-                tap.head(&head);
-                head.headers = end_to_end(head.headers);
-                head.version = Version::HTTP_11;
-                Response::from_parts(head, AnswerBody::Passing { inner: body, tap })
+        match target.upstream.send(Request::from_parts(head, body)).await {
+            Ok((response, permit)) => answer(response, permit, tap, wanted),
+            Err(_) if tap.request().is_broken() => {
+                // The client left in the middle of its request: nobody's answer to anybody.
+                tap.finish(Outcome::ClientGone);
+                own_answer(StatusCode::BAD_REQUEST, "The request broke off.")
             }
             Err(error) => {
                 tap.finish(Outcome::UpstreamBroken);
-                tracing::warn!(route = %target.route.name, error = %chain(&error), "upstream failed before its response");
-                let what =
-                    if error.is_connect() { "cannot be reached" } else { "broke off before it answered" };
+                tracing::warn!(route = %target.route.name, %error, "upstream failed before its response");
+                let what = match error {
+                    UpstreamError::Connect(_) => "cannot be reached",
+                    UpstreamError::Broken(_) => "broke off before it answered",
+                };
                 own_answer(
                     StatusCode::BAD_GATEWAY,
                     &format!("The upstream of route \"{}\" {what}.", target.route.name),
@@ -91,6 +101,46 @@ impl Forwarder {
             }
         }
     }
+}
+
+/// The headers that go up.
+fn upstream_headers(headers: HeaderMap, target: &Target, from: Version) -> HeaderMap {
+    let mut headers = end_to_end(headers);
+    if from == Version::HTTP_2 && !target.upstream.is_http2() {
+        headers = join_cookies(headers);
+    }
+    if target.upstream.is_http2() {
+        // HTTP/2 names the host in `:authority`, which is made of the address.
+        headers = headers_without_host(headers);
+    } else {
+        set_host(&mut headers, target.host.clone());
+    }
+    headers
+}
+
+fn headers_without_host(headers: HeaderMap) -> HeaderMap {
+    super::hop::without(headers, &[header::HOST])
+}
+
+/// The answer on its way down.
+fn answer(
+    response: Response<Incoming>,
+    permit: Option<Permit>,
+    mut tap: CallTap,
+    wanted: Option<tunnel::Wanted>,
+) -> Response<AnswerBody> {
+    if let (StatusCode::SWITCHING_PROTOCOLS, Some(wanted)) = (response.status(), wanted) {
+        return tunnel::open(response, wanted, tap);
+    }
+    let (mut head, body) = response.into_parts();
+    tap.head(&head);
+    if body.is_end_stream() {
+        // Nobody will ask for the frames of an empty body.
+        tap.finish(Outcome::Complete);
+    }
+    head.headers = end_to_end(head.headers);
+    head.version = Version::HTTP_11;
+    Response::from_parts(head, AnswerBody::Passing { inner: body, tap, permit })
 }
 
 /// True if a route with this prefix serves this path; prefixes end at a slash.
@@ -130,17 +180,6 @@ fn own_answer(status: StatusCode, message: &str) -> Response<AnswerBody> {
     response
 }
 
-/// An error with its causes; none of them holds more than addresses.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 pin_project! {
     /// A request's body on its way up.
     pub(super) struct RequestBody {
@@ -160,10 +199,14 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.project();
         let frame = ready!(this.inner.poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(bytes) = frame.data_ref()
-        {
-            this.tap.feed(bytes);
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(bytes) = frame.data_ref() {
+                    this.tap.feed(bytes);
+                }
+            }
+            Some(Err(_)) => this.tap.broke_off(),
+            None => {}
         }
         Poll::Ready(frame)
     }
@@ -186,6 +229,8 @@ pin_project! {
             #[pin]
             inner: Incoming,
             tap: CallTap,
+            // Given back with the body: the stream is open as long as it passes.
+            permit: Option<Permit>,
         },
         /// Ours.
         Own {
@@ -205,15 +250,16 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.project() {
             AnswerBodyProjection::Own { inner } => inner.poll_frame(cx).map_err(|never| match never {}),
-            AnswerBodyProjection::Passing { mut inner, tap } => {
+            AnswerBodyProjection::Passing { mut inner, tap, .. } => {
                 let frame = ready!(inner.as_mut().poll_frame(cx));
                 match &frame {
                     Some(Ok(frame)) => {
                         if let Some(bytes) = frame.data_ref() {
                             tap.feed(bytes);
                         }
-                        // With a content-length nobody asks for more once the last byte is there.
-                        if inner.is_end_stream() {
+                        // With a content-length nobody asks for more once the last byte is there,
+                        // nor behind trailers.
+                        if inner.is_end_stream() || frame.is_trailers() {
                             tap.finish(Outcome::Complete);
                         }
                     }
@@ -254,6 +300,8 @@ mod tests {
             surface: None,
             region: None,
             ca_file: None,
+            client_cert_file: None,
+            http2: false,
         }
     }
 

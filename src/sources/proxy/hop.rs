@@ -29,19 +29,42 @@ pub fn end_to_end(headers: HeaderMap) -> HeaderMap {
     if named.is_empty() && !HOP_BY_HOP.iter().any(|name| headers.contains_key(name)) {
         return headers;
     }
+    // Beside `transfer-encoding` a length is void, and believed by the next hop it would cut the
+    // message (RFC 9112, 6.3).
+    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    rebuilt(headers, |name| {
+        !HOP_BY_HOP.contains(name) && !named.contains(name) && !(chunked && *name == header::CONTENT_LENGTH)
+    })
+}
+
+/// The headers without these, in their order.
+pub fn without(headers: HeaderMap, names: &[HeaderName]) -> HeaderMap {
+    rebuilt(headers, |name| !names.contains(name))
+}
+
+fn rebuilt(headers: HeaderMap, keep: impl Fn(&HeaderName) -> bool) -> HeaderMap {
     let mut passed = HeaderMap::with_capacity(headers.capacity());
     let mut last: Option<HeaderName> = None;
     for (name, value) in headers {
-        let name = match name.or_else(|| last.clone()) {
-            Some(name) => name,
-            None => continue,
-        };
-        if !HOP_BY_HOP.contains(&name) && !named.contains(&name) {
+        // Of a repeated header only the first value comes with the name.
+        let Some(name) = name.or_else(|| last.clone()) else { continue };
+        if keep(&name) {
             passed.append(name.clone(), value);
         }
         last = Some(name);
     }
     passed
+}
+
+/// One `cookie` header of several: HTTP/2 may split it, HTTP/1.1 may not (RFC 9113, 8.2.3).
+pub fn join_cookies(mut headers: HeaderMap) -> HeaderMap {
+    let parts: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if parts.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&parts.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+    headers
 }
 
 /// Puts the upstream's name where the client's stood, without moving anything.
@@ -92,6 +115,13 @@ mod tests {
                 ("x-last", "2")
             ]
         );
+    }
+
+    #[test]
+    fn a_length_beside_chunks_is_void() {
+        let passed =
+            end_to_end(map(&[("content-length", "5"), ("transfer-encoding", "chunked"), ("x", "1")]));
+        assert_eq!(pairs(&passed), [("x", "1")]);
     }
 
     #[test]

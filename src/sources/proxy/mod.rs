@@ -2,7 +2,8 @@
 //!
 //! [`forward`] streams, [`tap`] measures, [`hop`] knows which headers belong to a connection,
 //! [`scan`], [`answer`] and [`decode`] read bodies, [`identify`] reads request heads. This file
-//! listens, accepts and drains.
+//! listens, accepts, swaps routes and drains. Routes are swapped whole: a call keeps the routes
+//! with which it began, the next call on the same connection takes the new ones.
 
 pub mod answer;
 pub mod decode;
@@ -11,42 +12,48 @@ pub mod hop;
 pub mod identify;
 pub mod scan;
 pub mod tap;
+mod tls;
+mod tunnel;
 mod upstream;
 
-use crate::config::{Listener, Route};
-use crate::stop::Stop;
+use crate::config::{Listener, Route, ServerTls};
+use crate::route::RouteName;
+use crate::stop::{self, Stop, Stopper};
+use arc_swap::ArcSwap;
 use forward::{Forwarder, Target};
 use http::HeaderValue;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tap::Meter;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use upstream::Upstream;
 
 /// How long in-flight calls may take to end once the hop is told to stop.
-pub const DRAIN: Duration = Duration::from_secs(25);
-/// How long a client may take to send a request head.
+pub const DRAIN: Duration = Duration::from_secs(20);
+/// How long a client may take to send a request head, or to shake hands.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most headers of a message.
 const MAX_HEADERS: usize = 256;
+/// Largest head of a message.
+const MAX_HEAD: usize = 256 * 1024;
+/// Most streams of one h2 connection from a client.
+const MAX_STREAMS: u32 = 1_000;
+/// Pause before the first bytes of a connection are looked at again.
+const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 /// Pause after a failed accept (no file descriptors left), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A hop that is listening.
-pub struct Hop {
-    /// The address it listens on.
-    pub address: SocketAddr,
-    listener: TcpListener,
-    forwarder: Arc<Forwarder>,
-}
-
-/// Why a hop could not start.
+/// Why a hop could not start, or could not take new routes.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address cannot be listened on.
@@ -57,90 +64,249 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// The trusted authorities cannot be read.
-    #[error("route {route}: {reason}")]
+    /// Certificates or keys cannot be used.
+    #[error("{what}: {reason}")]
     Tls {
-        /// The route.
-        route: String,
+        /// The route or the listener.
+        what: String,
         /// Why, and what to do.
         reason: String,
     },
 }
 
+/// The routes and the certificates of a hop, ready to be put in place.
+#[derive(Debug)]
+pub struct Prepared {
+    forwarder: Arc<Forwarder>,
+    acceptor: Arc<Option<Acceptor>>,
+    listener: Listener,
+}
+
+struct Acceptor(TlsAcceptor);
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Acceptor")
+    }
+}
+
+/// Makes everything of a listener that can fail, without touching what runs. Clients of routes
+/// that are the same as in `old` are kept with their connections.
+///
+/// # Errors
+/// If certificates or keys cannot be used.
+pub fn prepare(listener: &Listener, meter: &Arc<Meter>, old: Option<&Hop>) -> Result<Prepared, StartError> {
+    let old = old.map(|hop| hop.shared.forwarder.load_full());
+    let targets = listener.routes.iter().map(|route| target(route, meter, old.as_deref()));
+    let targets = targets.collect::<Result<Vec<_>, _>>()?;
+    let acceptor = match &listener.tls {
+        None => None,
+        Some(tls) => Some(acceptor(tls, listener.bind)?),
+    };
+    Ok(Prepared {
+        forwarder: Arc::new(Forwarder { targets, meter: meter.clone() }),
+        acceptor: Arc::new(acceptor),
+        listener: listener.clone(),
+    })
+}
+
+fn acceptor(tls: &ServerTls, bind: SocketAddr) -> Result<Acceptor, StartError> {
+    let config =
+        tls::server(tls).map_err(|reason| StartError::Tls { what: format!("listener {bind}"), reason })?;
+    Ok(Acceptor(TlsAcceptor::from(Arc::new(config))))
+}
+
+fn target(route: &Route, meter: &Arc<Meter>, old: Option<&Forwarder>) -> Result<Target, StartError> {
+    let what = || format!("route {}", route.name);
+    let host = route.upstream.authority().map_or("", http::uri::Authority::as_str);
+    let host = HeaderValue::from_str(host)
+        .map_err(|error| StartError::Tls { what: what(), reason: error.to_string() })?;
+    let kept = old.and_then(|old| old.targets.iter().find(|target| *target.route == *route));
+    let upstream = match kept {
+        // Certificates may have been renewed under the same name: only plain upstreams are kept.
+        Some(kept) if route.ca_file.is_none() && route.client_cert_file.is_none() => kept.upstream.clone(),
+        _ => Upstream::new(route)?,
+    };
+    Ok(Target { route: Arc::new(route.clone()), upstream, host, in_flight: meter.ledger.route(&route.name) })
+}
+
+/// A hop that is listening.
+#[derive(Debug)]
+pub struct Hop {
+    /// The address it listens on.
+    pub address: SocketAddr,
+    /// The address as it is configured.
+    pub configured: SocketAddr,
+    shared: Arc<Shared>,
+    stopper: Stopper,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    forwarder: ArcSwap<Forwarder>,
+    acceptor: ArcSwap<Option<Acceptor>>,
+}
+
+/// A port that is listening, for a hop to come.
+#[derive(Debug)]
+pub struct Bound(TcpListener, SocketAddr);
+
+/// Listens, so that the address is known, or refused, before anything is served.
+///
+/// # Errors
+/// If the address is taken.
+pub async fn bind(address: SocketAddr) -> Result<Bound, StartError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map(|listener| Bound(listener, address)).map_err(|source| StartError::Bind { address, source })
+}
+
 impl Hop {
-    /// Listens, so that the address is known before anything is served.
+    /// Serves on a port with what was prepared.
     ///
     /// # Errors
-    /// If the address is taken or a route's authorities cannot be read.
-    pub async fn bind(listener: &Listener, meter: Arc<Meter>) -> Result<Self, StartError> {
-        let targets = listener.routes.iter().map(target).collect::<Result<Vec<_>, _>>()?;
-        let bound = TcpListener::bind(listener.bind).await;
-        let bound = bound.map_err(|source| StartError::Bind { address: listener.bind, source })?;
+    /// If the port's own address cannot be told.
+    pub fn start(bound: Bound, prepared: Prepared) -> Result<Self, StartError> {
+        let Bound(listener, configured) = bound;
         let address =
-            bound.local_addr().map_err(|source| StartError::Bind { address: listener.bind, source })?;
-        Ok(Self { address, listener: bound, forwarder: Arc::new(Forwarder { targets, meter }) })
+            listener.local_addr().map_err(|source| StartError::Bind { address: configured, source })?;
+        let shared = Arc::new(Shared {
+            forwarder: ArcSwap::from(prepared.forwarder),
+            acceptor: ArcSwap::from(prepared.acceptor),
+        });
+        let (stopper, stop) = stop::channel();
+        let task = tokio::spawn(serve(listener, shared.clone(), stop));
+        Ok(Self { address, configured, shared, stopper, task })
     }
 
-    /// Serves until `stop` changes, then lets calls in flight end.
-    pub fn spawn(self, stop: Stop) -> JoinHandle<()> {
-        tokio::spawn(self.serve(stop))
+    /// The routes it serves now.
+    pub fn routes(&self) -> Vec<RouteName> {
+        self.shared.forwarder.load().targets.iter().map(|target| target.route.name.clone()).collect()
     }
 
-    async fn serve(self, mut stop: Stop) {
-        let graceful = GracefulShutdown::new();
-        let server = server();
-        loop {
-            tokio::select! {
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        // Small writes are events of a stream: each goes out at once.
-                        if stream.set_nodelay(true).is_err() {
-                            continue;
-                        }
-                        let forwarder = self.forwarder.clone();
-                        let service = service_fn(move |request| {
-                            let forwarder = forwarder.clone();
-                            async move { Ok::<_, Infallible>(forwarder.forward(request).await) }
-                        });
-                        let connection = graceful.watch(server.serve_connection(TokioIo::new(stream), service));
-                        tokio::spawn(async move {
-                            if let Err(error) = connection.await {
-                                tracing::debug!(%error, "connection ended");
-                            }
-                        });
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-                () = stop.requested() => break,
-            }
-        }
-        drop(self.listener);
-        if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
-            tracing::warn!(seconds = DRAIN.as_secs(), "calls were still in flight when the drain ended");
+    /// Puts new routes and certificates in place.
+    pub fn swap(&self, prepared: Prepared) {
+        debug_assert_eq!(prepared.listener.bind, self.configured);
+        self.shared.forwarder.store(prepared.forwarder);
+        self.shared.acceptor.store(prepared.acceptor);
+    }
+
+    /// Takes no more connections and lets calls in flight end.
+    pub async fn drain(self) {
+        self.stopper.stop();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "a hop ended by a panic");
         }
     }
 }
 
-fn server() -> hyper::server::conn::http1::Builder {
-    let mut server = hyper::server::conn::http1::Builder::new();
+async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: Stop) {
+    let graceful = GracefulShutdown::new();
+    let servers = Arc::new(Servers { http1: server().http1_only(), http2: server().http2_only() });
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    // Small writes are events of a stream: each goes out at once.
+                    if stream.set_nodelay(true).is_ok() {
+                        tokio::spawn(connection(stream, shared.clone(), servers.clone(), graceful.watcher()));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            () = stop.requested() => break,
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+        tracing::warn!(seconds = DRAIN.as_secs(), "calls were still in flight when the drain ended");
+    }
+}
+
+type Server = auto::Builder<TokioExecutor>;
+
+/// One server for each protocol. Which one a connection speaks is found out here and not by the
+/// library, which would wait for the first bytes without a limit.
+struct Servers {
+    http1: Server,
+    http2: Server,
+}
+
+async fn connection(stream: TcpStream, shared: Arc<Shared>, servers: Arc<Servers>, watcher: Watcher) {
+    let acceptor = shared.acceptor.load_full();
+    let Some(Acceptor(acceptor)) = &*acceptor else {
+        match tokio::time::timeout(HEAD_TIMEOUT, opens_with_h2(&stream)).await {
+            Ok(Ok(true)) => serve_connection(stream, shared, &servers.http2, watcher).await,
+            Ok(Ok(false)) => serve_connection(stream, shared, &servers.http1, watcher).await,
+            Ok(Err(_)) | Err(_) => tracing::debug!("a client connected and said nothing"),
+        }
+        return;
+    };
+    match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let server = if h2 { &servers.http2 } else { &servers.http1 };
+            serve_connection(stream, shared, server, watcher).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => tracing::debug!("TLS handshake took too long"),
+    }
+}
+
+/// True if the first bytes are HTTP/2's preface (prior knowledge). Looks without taking them.
+async fn opens_with_h2(stream: &TcpStream) -> io::Result<bool> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let n = stream.peek(&mut first).await?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if !PREFACE.starts_with(&first[..n]) {
+            return Ok(false);
+        }
+        if n == PREFACE.len() {
+            return Ok(true);
+        }
+        // What has come is a beginning of it; looking again at once would spin.
+        tokio::time::sleep(PREFACE_PAUSE).await;
+    }
+}
+
+async fn serve_connection<S>(stream: S, shared: Arc<Shared>, server: &Server, watcher: Watcher)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let forwarder = shared.forwarder.load_full();
+        async move { Ok::<_, Infallible>(forwarder.forward(request).await) }
+    });
+    let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+fn server() -> Server {
+    let mut server = auto::Builder::new(TokioExecutor::new());
     server
+        .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .preserve_header_case(true)
         .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD)
         // The upstream's `date` passes, or none.
         .auto_date_header(false);
     server
-}
-
-fn target(route: &Route) -> Result<Target, StartError> {
-    let host = route.upstream.authority().map_or("", http::uri::Authority::as_str);
-    let host = HeaderValue::from_str(host).map_err(|error| StartError::Tls {
-        route: route.name.to_string(),
-        reason: format!("the upstream's name cannot stand in a header: {error}"),
-    })?;
-    Ok(Target { route: Arc::new(route.clone()), upstream: upstream::client(route)?, host })
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD as u32)
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .auto_date_header(false);
+    server
 }

@@ -11,7 +11,7 @@ use super::scan::Scanner;
 use crate::clock::Clock;
 use crate::config::Route;
 use crate::engine::proved_surface;
-use crate::ledger::{Ledger, TotalsKey};
+use crate::ledger::{InFlight, Ledger, TotalsKey};
 use crate::limit::{Amount, Timestamp};
 use crate::observation::{Call, End, Head, Limits, Observation, Outcome, RequestShape};
 use crate::owner::Owners;
@@ -19,7 +19,7 @@ use crate::route::{ModelGroup, ModelGroups, Surface};
 use crate::stats::Stats;
 use http::{HeaderMap, request, response};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
@@ -47,8 +47,8 @@ pub struct Meter {
     pub credentials: Credentials,
     /// The dialect.
     pub read_head: ReadHead,
-    /// The next call's id.
-    pub next_id: AtomicU64,
+    /// The next call's id; shared over reloads.
+    pub next_id: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Meter {
@@ -80,10 +80,21 @@ impl Meter {
 pub struct RequestTap {
     meter: Arc<Meter>,
     bytes: AtomicU64,
+    broken: AtomicBool,
     scanner: Mutex<Scanner<3>>,
 }
 
 impl RequestTap {
+    /// The client broke off in the middle of its request.
+    pub fn broke_off(&self) {
+        self.broken.store(true, Relaxed);
+    }
+
+    /// True if it did.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Relaxed)
+    }
+
     /// Takes in the next bytes as they pass.
     pub fn feed(&self, bytes: &[u8]) {
         self.bytes.fetch_add(bytes.len() as u64, Relaxed);
@@ -109,6 +120,7 @@ impl RequestTap {
 /// One call on its way. Settles it when dropped.
 pub struct CallTap {
     meter: Arc<Meter>,
+    in_flight: Arc<InFlight>,
     call: Arc<Call>,
     request: Arc<RequestTap>,
     concurrency: u64,
@@ -121,15 +133,23 @@ pub struct CallTap {
 
 impl CallTap {
     /// Counts a call in.
-    pub fn begin(meter: &Arc<Meter>, route: &Route, head: &request::Parts) -> Self {
-        let concurrency = meter.ledger.begin(&route.name);
+    pub fn begin(
+        meter: &Arc<Meter>,
+        in_flight: &Arc<InFlight>,
+        route: &Route,
+        head: &request::Parts,
+    ) -> Self {
+        let concurrency = in_flight.enter();
         let (auth, credential) = meter.credentials.of(&head.headers);
         let client = identify::client(&head.headers);
+        // Without the route's own prefix: pools and operations are told by the API's path.
+        let path = head.uri.path();
+        let path = path.strip_prefix(&route.prefix).filter(|rest| rest.starts_with('/')).unwrap_or(path);
         let surface = route.surface.unwrap_or_else(|| match route.upstream.host() {
             Some(host) if host.ends_with("anthropic.com") => identify::suggested_surface(auth, client),
             // Any upstream may stand in for the API (a test, a private endpoint); the answer's
             // header family will tell.
-            _ if head.uri.path().starts_with("/v1/messages") => identify::suggested_surface(auth, client),
+            _ if path.starts_with("/v1/messages") => identify::suggested_surface(auth, client),
             _ => Surface::Unknown,
         });
         let text = |name: &str| {
@@ -147,15 +167,17 @@ impl CallTap {
             started: meter.clock.now(),
             traceparent: text("traceparent").map(Into::into),
             method: head.method.as_str().into(),
-            path: cut(head.uri.path()).into(),
+            path: cut(path).into(),
         };
         let request = Arc::new(RequestTap {
             meter: meter.clone(),
             bytes: AtomicU64::new(0),
+            broken: AtomicBool::new(false),
             scanner: Mutex::new(Scanner::new(["model", "max_tokens", "stream"], MAX_MEMBER)),
         });
         Self {
             meter: meter.clone(),
+            in_flight: in_flight.clone(),
             call: Arc::new(call),
             request,
             concurrency,
@@ -230,6 +252,7 @@ impl CallTap {
             status: self.status,
         };
         self.meter.ledger.settle(key, said.usage);
+        self.in_flight.leave();
         self.meter.send(Observation::End(Box::new(End {
             call: self.call.clone(),
             model,

@@ -1,20 +1,24 @@
-//! The client to an upstream: a pool of kept-alive HTTP/1.1 connections, over TLS where asked.
+//! The client to an upstream: a pool of kept-alive HTTP/1.1 connections, or of HTTP/2 ones.
 //!
-//! HTTP/1.1 by default even where h2 is offered: one h2 connection per host would queue a burst
-//! behind its stream limit.
+//! HTTP/1.1 by default even where h2 is offered: hyper's own client opens one h2 connection per
+//! host and queues a burst behind its stream limit. Where h2 is configured, [`h2`] opens further
+//! connections at that limit.
+
+mod h2;
 
 use super::StartError;
-use super::forward::Upstream;
+use super::forward::RequestBody;
+use super::tls;
 use crate::config::Route;
-use hyper_rustls::HttpsConnectorBuilder;
-use hyper_util::client::legacy::Client;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
-use std::path::Path;
 use std::time::Duration;
+
+pub(super) use h2::Permit;
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,52 +26,76 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// request seldom meets a connection that is just being closed.
 const IDLE: Duration = Duration::from_secs(50);
 
-/// A client for this route.
-pub(super) fn client(route: &Route) -> Result<Upstream, StartError> {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    let tls = tls(route)?;
-    let connector =
-        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
-    Ok(Client::builder(TokioExecutor::new())
-        .http1_preserve_header_case(true)
-        .http1_max_headers(super::MAX_HEADERS)
-        .pool_idle_timeout(IDLE)
-        .pool_timer(TokioTimer::new())
-        .set_host(false)
-        .build(connector))
+type Connector = HttpsConnector<HttpConnector>;
+
+/// The client to one upstream.
+#[derive(Debug, Clone)]
+pub(super) enum Upstream {
+    /// HTTP/1.1.
+    Http1(legacy::Client<Connector, RequestBody>),
+    /// HTTP/2.
+    Http2(h2::Pool),
 }
 
-fn tls(route: &Route) -> Result<ClientConfig, StartError> {
-    let failed = |reason: String| StartError::Tls { route: route.name.to_string(), reason };
-    let mut roots = RootCertStore::empty();
-    if route.upstream.scheme_str() == Some("https") {
-        if let Some(file) = &route.ca_file {
-            add_file(&mut roots, file).map_err(|e| failed(format!("ca_file {}: {e}", file.display())))?;
-        }
-        let native = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(native.certs);
-        if roots.is_empty() {
-            return Err(failed(
-                "no certificate authorities are installed; install the package ca-certificates, or set `ca_file`".into(),
-            ));
-        }
-    }
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| failed(e.to_string()))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+/// Why there was no response.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UpstreamError {
+    /// No connection could be made.
+    #[error("{0}")]
+    Connect(String),
+    /// The connection broke before a response head came.
+    #[error("{0}")]
+    Broken(String),
 }
 
-fn add_file(roots: &mut RootCertStore, file: &Path) -> Result<(), String> {
-    let mut added = 0;
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|e| e.to_string())? {
-        let certificate = certificate.map_err(|e| e.to_string())?;
-        roots.add(certificate).map_err(|e| e.to_string())?;
-        added += 1;
+impl Upstream {
+    /// A client for this route.
+    pub(super) fn new(route: &Route) -> Result<Self, StartError> {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let tls = tls::client(route);
+        let tls = tls.map_err(|reason| StartError::Tls { what: format!("route {}", route.name), reason })?;
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+        if route.http2 {
+            let connector = connector.enable_http2().wrap_connector(tcp);
+            return Ok(Self::Http2(h2::Pool::new(connector, &route.upstream)));
+        }
+        let connector = connector.enable_http1().wrap_connector(tcp);
+        Ok(Self::Http1(
+            legacy::Client::builder(TokioExecutor::new())
+                .http1_preserve_header_case(true)
+                .http1_max_headers(super::MAX_HEADERS)
+                .pool_idle_timeout(IDLE)
+                .pool_timer(TokioTimer::new())
+                .set_host(false)
+                .build(connector),
+        ))
     }
-    if added == 0 { Err("holds no certificate in PEM form".into()) } else { Ok(()) }
+
+    /// True if requests go up as HTTP/2.
+    pub(super) const fn is_http2(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
+
+    /// Sends a request; the permit, if any, must live as long as the answer.
+    pub(super) async fn send(
+        &self,
+        request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Option<Permit>), UpstreamError> {
+        match self {
+            Self::Http1(client) => match client.request(request).await {
+                Ok(response) => Ok((response, None)),
+                Err(error) if error.is_connect() => Err(UpstreamError::Connect(chain(&error))),
+                Err(error) => Err(UpstreamError::Broken(chain(&error))),
+            },
+            Self::Http2(pool) => pool.send(request).await.map(|(response, permit)| (response, Some(permit))),
+        }
+    }
+}
+
+/// An error with its causes; none of them holds more than addresses.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -1,0 +1,373 @@
+#!/usr/bin/env python3
+"""What scripts/test-chart asserts about the chart, beside Helm's own checks. Needs kubernetes-validate.
+
+    check.py renders DIR OUT   every DIR/<scenario>.<helm>.<kubernetes>.yaml: valid for that Kubernetes
+                               version, and what we promise. Leaves rules and configurations in OUT.
+    check.py sources           schema, README and example agree with values.yaml and with the program
+    check.py normal FILE       a rendering as it stands in a golden file
+
+Run in the root of the repository. One line for each problem; exit code 1 if there is one.
+"""
+
+import functools
+import json
+import re
+import sys
+from pathlib import Path
+
+import kubernetes_validate
+import yaml
+from kubernetes_validate import utils
+
+CHART = Path("helm/plimsoll")
+CORE = {"ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount"}
+METRICS, HOP = "plimsoll-metric", "plimsoll-hop"
+# Standalone apart: what a scenario makes of the sidecar.
+FORMS = {"app-forced-native": "native", "app-forced-plain": "plain", "app-off": None, "default": None}
+KINDS = {
+    "default": ["ConfigMap"],
+    "standalone": ["ConfigMap", "Deployment", "PodDisruptionBudget", "Service", "ServiceAccount"],
+    "everything": [
+        "ConfigMap", "ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "PodMonitor",
+        "PrometheusRule", "Service", "ServiceAccount",
+    ],
+}  # fmt: skip
+
+# The validator reads its schemas anew for each object; most of the time goes there.
+utils.schema_contents = functools.lru_cache(None)(utils.schema_contents)
+
+problems = []
+
+
+def need(holds, where, what):
+    if not holds:
+        problems.append(f"{where}: {what}")
+    return holds
+
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Refuses a key that stands twice in one mapping: YAML takes the last one and says nothing."""
+
+
+def mapping(loader, node, deep=False):
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    twice = {key for key in keys if keys.count(key) > 1}
+    if twice:
+        raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {', '.join(map(str, twice))} stands there twice")
+    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+
+Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, lambda l, n: mapping(l, n, True))
+
+
+def load(text):
+    return [doc for doc in yaml.load_all(text, Loader) if doc]
+
+
+# --- Renderings ------------------------------------------------------------------------------------
+
+
+def renders(folder, out):
+    files = sorted(Path(folder).glob("*.yaml"))
+    for file in files:
+        scenario, _, version = file.stem.split(".", 2)
+        where = file.stem
+        try:
+            docs = load(file.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            need(False, where, f"cannot be read: {error}")
+            continue
+        try:
+            rendering(where, docs, scenario, version, Path(out))
+        except (KeyError, TypeError, IndexError, StopIteration) as error:
+            need(False, where, f"is not shaped as expected: {error!r}")
+    need(files, folder, "holds no rendering")
+    return len(files)
+
+
+def rendering(where, docs, scenario, version, out):
+    kinds = sorted(doc["kind"] for doc in docs)
+    need(kinds == KINDS.get(scenario, ["ConfigMap", "Deployment"]), where, f"holds {kinds}")
+    names = [(doc["kind"], doc["metadata"]["name"]) for doc in docs]
+    need(len(set(names)) == len(names), where, "two objects of one kind have one name")
+    for doc in docs:
+        check_object(f"{where}: {doc['kind']}", doc, version)
+    for deployment in [d for d in docs if d["kind"] == "Deployment"]:
+        form = FORMS.get(scenario, "standalone")
+        if scenario == "app":
+            form = "native" if minor(version) >= 29 else "plain"
+        check_pod(where, form, deployment, docs, minor(version))
+    check_monitoring(where, docs, out)
+    for config in [d for d in docs if "plimsoll.yaml" in d.get("data", {})]:
+        Path(out, f"{where}.config.yaml").write_text(config["data"]["plimsoll.yaml"], encoding="utf-8")
+
+
+def minor(version):
+    return int(version.split(".")[1])
+
+
+def check_object(where, doc, version):
+    if doc["kind"] not in CORE:
+        return
+    try:
+        kubernetes_validate.validate(doc, ".".join(version.split(".")[:2]), strict=True)
+    except kubernetes_validate.ValidationError as error:
+        need(False, where, f"{'.'.join(map(str, error.path))}: {error.message}")
+    except kubernetes_validate.SchemaNotFoundError as error:
+        need(False, where, error.message)
+    if doc["metadata"]["name"] != "search":  # the workload of the example is not ours
+        labels = doc["metadata"].get("labels", {})
+        for label in ("name", "instance", "version", "managed-by"):
+            need(f"app.kubernetes.io/{label}" in labels, where, f"has no label app.kubernetes.io/{label}")
+        need("namespace" in doc["metadata"], where, "has no namespace")
+
+
+def check_pod(where, form, deployment, docs, kube):
+    spec = deployment["spec"]["template"]["spec"]
+    found = {
+        key: [c for c in spec.get(key, []) if "plimsoll:" in c["image"] or "plimsoll@" in c["image"]]
+        for key in ("initContainers", "containers")
+    }
+    place = "initContainers" if form == "native" else "containers"
+    other = "containers" if form == "native" else "initContainers"
+    need(len(found[place]) == (form is not None) and not found[other], where, f"Plimsoll is not where {form} puts it")
+    if form is None:
+        need("volumes" not in spec and "env" not in spec["containers"][0], where, "something of Plimsoll is left")
+        return
+    if not found[place]:
+        return
+    container = found[place][0]
+    need((container.get("restartPolicy") == "Always") == (form == "native"), where, "restartPolicy: Always is for native sidecars")
+    need(("readinessProbe" in container) == (form == "standalone"), where, "a readiness probe is for the shared hop only")
+    need(("startupProbe" in container) == (form == "native"), where, "a startup probe is for native sidecars only")
+    check_container(where, container)
+    check_mounts(where, spec, container, docs)
+    sleeps = "lifecycle" in container
+    need(sleeps == (form == "standalone" and kube >= 30), where, "preStop.sleep is for the shared hop from 1.30 on")
+    if form == "standalone":
+        need(spec.get("automountServiceAccountToken") is False, where, "mounts a token of the Kubernetes API")
+        check_shared(where, deployment, container, docs)
+    else:
+        env = {e["name"]: e["value"] for e in spec["containers"][0].get("env", [])}
+        need(env.get("ANTHROPIC_BASE_URL") == "http://127.0.0.1:8429", where, "the workload does not call the hop")
+
+
+def check_container(where, container):
+    context = container["securityContext"]
+    wanted = {
+        "runAsNonRoot": True, "runAsUser": 65532, "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
+    }  # fmt: skip
+    for key, value in wanted.items():
+        need(context.get(key) == value, where, f"securityContext.{key} is {context.get(key)}")
+    need(container["args"] == ["run", "--config", "/etc/plimsoll/plimsoll.yaml"], where, f"runs {container['args']}")
+    names = [p["name"] for p in container["ports"]]
+    need({METRICS, HOP} <= set(names) and len(set(names)) == len(names), where, f"has the ports {names}")
+    for probe, path in (("livenessProbe", "/-/healthy"), ("startupProbe", "/-/healthy"), ("readinessProbe", "/-/ready")):
+        if probe in container:
+            get = container[probe]["httpGet"]
+            need((get["path"], get["port"]) == (path, METRICS), where, f"{probe} asks {get}")
+    env = [e["name"] for e in container["env"]]
+    need(len(set(env)) == len(env), where, "one variable is set twice, which server-side apply refuses")
+    attributes = next(e["value"] for e in container["env"] if e["name"] == "OTEL_RESOURCE_ATTRIBUTES")
+    pairs = dict(pair.split("=", 1) for pair in attributes.split(","))
+    for key in ("k8s.pod.name", "k8s.namespace.name", "k8s.pod.uid", "k8s.node.name", "k8s.container.name", "service.instance.id"):
+        need(pairs.get(key), where, f"OTEL_RESOURCE_ATTRIBUTES lacks {key}")
+    before = env[: env.index("OTEL_RESOURCE_ATTRIBUTES")]
+    for name in re.findall(r"\$\((\w+)\)", attributes):
+        need(name in before, where, f"$({name}) is not set before it is used")
+
+
+def check_mounts(where, spec, container, docs):
+    mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
+    mount = mounts.get("/etc/plimsoll", {})
+    need(mount.get("readOnly") is True, where, "the configuration is not mounted read-only at /etc/plimsoll")
+    for path, one in mounts.items():
+        need("subPath" not in one and "subPathExpr" not in one, where, f"{path} is a subPath, which never follows a change")
+    volumes = {v["name"]: v for v in spec["volumes"]}
+    need({m["name"] for m in mounts.values()} <= set(volumes), where, "mounts a volume that the pod does not have")
+    source = volumes.get(mount.get("name"), {}).get("configMap", {}).get("name")
+    made = [d["metadata"]["name"] for d in docs if d["kind"] == "ConfigMap" and "plimsoll.yaml" in d["data"]]
+    need(made == [source], where, f"mounts the ConfigMap {source}, and there is {made}")
+
+
+def check_shared(where, deployment, container, docs):
+    labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+    ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+    for doc in docs:
+        kind, spec = doc["kind"], doc.get("spec", {})
+        if kind == "Service":
+            need(spec["selector"].items() <= labels, where, "the Service does not select the pods")
+            for port in spec["ports"]:
+                need(ports.get(port["targetPort"]) == port["port"], where, f"the Service's port {port['name']} leads nowhere")
+        elif kind == "PodDisruptionBudget":
+            need(spec["selector"]["matchLabels"].items() <= labels, where, "the budget does not select the pods")
+        elif kind == "NetworkPolicy":
+            need(spec["podSelector"]["matchLabels"].items() <= labels, where, "the policy does not select the pods")
+            named = [p["port"] for rule in spec["ingress"] for p in rule["ports"]]
+            need(sorted(named) == sorted(ports), where, f"the policy is about the ports {named}")
+    binds = [l["bind"] for d in docs for l in (load(d.get("data", {}).get("plimsoll.yaml", "")) or [{}])[0].get("listeners", [])]
+    need(binds and not any(b.startswith(("127.", "[::1]")) for b in binds), where, f"the hop binds {binds}")
+
+
+# kubernetes-validate has no schemas for these kinds and passes over them in silence.
+POD_MONITOR = {"namespaceSelector", "selector", "podTargetLabels", "podMetricsEndpoints"}
+ENDPOINT = {"port", "path", "interval", "scrapeTimeout", "relabelings"}
+RULE = {"alert", "record", "expr", "for", "keep_firing_for", "labels", "annotations"}
+
+
+def check_monitoring(where, docs, out):
+    configs = [d for d in docs if "plimsoll.yaml" in d.get("data", {})]
+    owner = yaml.safe_load(configs[0]["data"]["plimsoll.yaml"]).get("alerts", {}).get("owner_label", "owner")
+    for doc in docs:
+        kind, spec = doc["kind"], doc.get("spec", {})
+        if kind in ("PodMonitor", "PrometheusRule"):
+            need(doc["apiVersion"] == "monitoring.coreos.com/v1", where, f"{kind} has apiVersion {doc['apiVersion']}")
+            need(set(doc) == {"apiVersion", "kind", "metadata", "spec"}, where, f"{kind} has {sorted(doc)}")
+            labels = doc["metadata"]["labels"]
+            need(labels.get("release") == "kube-prometheus-stack", where, f"{kind} lacks the label it was given")
+        if kind == "PodMonitor":
+            need({"selector", "namespaceSelector", "podMetricsEndpoints"} <= set(spec) <= POD_MONITOR, where, f"{kind}.spec has {sorted(spec)}")
+            need(isinstance(spec["selector"], dict), where, "PodMonitor.spec.selector is no selector")
+            for endpoint in spec["podMetricsEndpoints"]:
+                need(set(endpoint) <= ENDPOINT, where, f"the endpoint has {sorted(endpoint)}")
+                need((endpoint["port"], endpoint["path"]) == (METRICS, "/metrics"), where, f"scrapes {endpoint}")
+        elif kind == "PrometheusRule":
+            check_rules(where, spec, owner)
+            Path(out, f"{where}.rules.yaml").write_text(yaml.safe_dump(spec, width=10000), encoding="utf-8")
+        elif kind == "ConfigMap" and "plimsoll.yaml" not in doc["data"]:
+            need(doc["metadata"]["labels"].get("grafana_dashboard") == "1", where, "Grafana will not find the dashboards")
+            for name, text in doc["data"].items():
+                original = Path("dashboards", name).read_text(encoding="utf-8")
+                need(json.loads(text) == json.loads(original), where, f"{name} is not the dashboard")
+                need(len(text) < 1_000_000, where, f"{name} is too large for a ConfigMap")
+
+
+def check_rules(where, spec, owner):
+    original = yaml.safe_load(Path("alerts/plimsoll.rules.yaml.tmpl").read_text(encoding="utf-8").replace("%OWNER%", owner))
+    need(spec == original, where, "the rules are not those of alerts/")
+    need("%OWNER%" not in json.dumps(spec), where, "the owner's label was not filled in")
+    alerts = []
+    for rule in [rule for group in spec["groups"] for rule in group["rules"]]:
+        need(set(rule) <= RULE and ("alert" in rule) != ("record" in rule), where, f"a rule has {sorted(rule)}")
+        if "alert" in rule:
+            alerts.append(rule["alert"])
+            need(rule["labels"].get("severity") in ("warning", "critical"), where, f"{rule['alert']} has no severity")
+            for key in ("summary", "description", "runbook_url", "first_move", "stop_rule"):
+                need(rule["annotations"].get(key), where, f"{rule['alert']} has no {key}")
+    need({"PlimsollBucketPressure", "PlimsollBucketExhausting", "PlimsollThrottled"} <= set(alerts), where, f"has {alerts}")
+
+
+# --- Sources ---------------------------------------------------------------------------------------
+
+
+def sources():
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    readme = (CHART / "README.md").read_text(encoding="utf-8")
+    known = documented(schema, readme)
+    for path in leaves(values, schema):
+        parts = path.split(".")
+        named = any(".".join(parts[:n]) in known for n in range(1, len(parts) + 1))
+        need(named, "README.md", f"the table of values lacks `{path}`")
+    for path in known:
+        need(reach(values, path), "README.md", f"`{path}` is no value")
+    strict("values.schema.json", schema, schema)
+    example = (CHART / "tests/app/templates/deployment.yaml").read_text(encoding="utf-8")
+    need(f"```yaml\n{example}```" in readme, "README.md", "its Deployment is not the one of tests/app")
+    app = (CHART / "tests/app/values.yaml").read_text(encoding="utf-8")
+    need(f"```yaml\n{app}```" in readme, "README.md", "its values are not the ones of tests/app")
+    program(schema)
+
+
+def documented(schema, readme):
+    table = readme[readme.index("## Values") : readme.index("## Working on the chart")]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def leaves(values, schema, path=""):
+    for key, value in values.items():
+        at = f"{path}.{key}".lstrip(".")
+        if isinstance(value, dict) and value:
+            yield from leaves(value, schema, at)
+        else:
+            yield at
+
+
+def reach(values, path):
+    for part in path.split("."):
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
+
+
+def strict(path, part, schema):
+    """Every object that lists its keys refuses others, so that a typo cannot pass."""
+    if isinstance(part, dict):
+        open_ones = {"values.schema.json.definitions", "values.schema.json.properties.extraEnv.items"}
+        if "properties" in part and part.get("type") == "object" and path not in open_ones:
+            need(part.get("additionalProperties") is False, path, "lets unknown keys pass")
+        for key, value in part.items():
+            strict(f"{path}.{key}", value, schema)
+
+
+def program(schema):
+    """The schema's `config` has the keys that the program reads. docs/plimsoll.schema.json says which: it
+    is made from the code. Ours is another one because it also refuses values that the program would."""
+    theirs = json.loads(Path("docs/plimsoll.schema.json").read_text(encoding="utf-8"))
+
+    def resolved(part, root):
+        while "$ref" in part or "anyOf" in part:
+            if "$ref" in part:
+                folder, name = part["$ref"].split("/")[-2:]
+                part = root[folder][name]
+            else:
+                part = next(p for p in part["anyOf"] if p.get("type") != "null")
+        return resolved(part["items"], root) if "items" in part else part
+
+    def compare(ours, real, path):
+        ours, real = resolved(ours, schema), resolved(real, theirs)
+        keys, read = ours.get("properties", {}), real.get("properties", {})
+        for key in sorted(set(read) - set(keys)):
+            need(False, "values.schema.json", f"{path} lacks the key `{key}`, which the program reads")
+        for key in sorted(set(keys) - set(read)):
+            need(False, "values.schema.json", f"{path}.{key} is no key that the program reads")
+        missing = set(real.get("required", [])) ^ set(ours.get("required", []))
+        need(not missing, "values.schema.json", f"{path} and the program differ on what is required: {sorted(missing)}")
+        for key in sorted(set(keys) & set(read)):
+            compare(keys[key], read[key], f"{path}.{key}")
+
+    compare(schema["definitions"]["config"], theirs, "config")
+
+
+def normal(file):
+    """Without blank lines, which Helm 3 and 4 set differently, and without the documents that have a
+    check of their own: rules and dashboards equal their originals, and would be copies here too."""
+    docs = re.split(r"^---$", Path(file).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    own = re.compile(r"^# Source: .*/(prometheusrule|dashboards)\.yaml$", re.MULTILINE)
+    kept = [doc for doc in docs if doc.strip() and not own.search(doc)]
+    lines = [line for doc in kept for line in ["---", *doc.splitlines()] if line.strip()]
+    print("\n".join(lines))
+
+
+def main(args):
+    if len(args) == 3 and args[0] == "renders":
+        count = renders(args[1], args[2])
+    elif args == ["sources"]:
+        count = 1
+        sources()
+    elif len(args) == 2 and args[0] == "normal":
+        return normal(args[1])
+    else:
+        print(__doc__, file=sys.stderr)
+        return 2
+    for problem in problems:
+        print(problem)
+    print(f"{args[0]}: {count} checked, {len(problems)} problems", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

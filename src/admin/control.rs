@@ -1,0 +1,202 @@
+//! The admin port: what changes something. `POST /-/reload`, so far.
+//!
+//! On loopback by default, and any other address needs a token. The `host` header must name us, or
+//! a page in somebody's browser could reach the port by a name that points to 127.0.0.1 (DNS
+//! rebinding).
+
+use crate::config;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use secrecy::{ExposeSecret, SecretString};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+/// The answer to a request to reload: what was wrong, if anything.
+pub type Answer = Result<(), String>;
+
+/// Asks for a reload.
+#[derive(Clone, Debug)]
+pub struct Requests(mpsc::Sender<oneshot::Sender<Answer>>);
+
+impl Requests {
+    /// Requests that go here.
+    pub fn new(to: mpsc::Sender<oneshot::Sender<Answer>>) -> Self {
+        Self(to)
+    }
+
+    /// Reads the configuration file again and puts it in place.
+    ///
+    /// # Errors
+    /// What is wrong with it, with its place; then everything runs on as it was.
+    pub async fn reload(&self) -> Answer {
+        let (tx, rx) = oneshot::channel();
+        let gone = || "it is draining; a reload has no use any more".to_owned();
+        self.0.send(tx).await.map_err(|_| gone())?;
+        rx.await.map_err(|_| gone())?
+    }
+}
+
+/// Most connections at once.
+const MAX_CONNECTIONS: usize = 16;
+/// How long a client may take to send a request head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may live.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The admin port, listening.
+pub struct Control {
+    /// The address it listens on.
+    pub address: SocketAddr,
+    listener: TcpListener,
+    site: Arc<Site>,
+}
+
+/// Why it could not listen.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} (admin.bind): {source}")]
+pub struct BindError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+struct Site {
+    reload: Option<Requests>,
+    token: Option<SecretString>,
+    hosts: Vec<String>,
+}
+
+impl Control {
+    /// Listens. Without `reload` there is no file to reload.
+    ///
+    /// # Errors
+    /// If the address is taken.
+    pub async fn bind(admin: config::Admin, reload: Option<Requests>) -> Result<Self, BindError> {
+        let failed = |source| BindError { address: admin.bind, source };
+        let listener = TcpListener::bind(admin.bind).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let mut hosts: Vec<String> = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).to_vec();
+        hosts.push(address.ip().to_string());
+        hosts.extend(admin.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()));
+        Ok(Self { address, listener, site: Arc::new(Site { reload, token: admin.token, hosts }) })
+    }
+
+    /// Serves until dropped.
+    pub async fn serve(self) {
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut server = hyper::server::conn::http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+        while let Ok(permit) = connections.clone().acquire_owned().await {
+            let Ok((stream, _)) = self.listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let site = self.site.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let site = site.clone();
+                async move { Ok::<_, Infallible>(site.answer(&request).await) }
+            });
+            let connection = server.serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(async move {
+                if tokio::time::timeout(CONNECTION_TIMEOUT, connection).await.is_err() {
+                    tracing::debug!("an admin connection was cut");
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+impl Site {
+    async fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        if !self.names_us(request.headers()) {
+            return plain(
+                StatusCode::FORBIDDEN,
+                "The host header names somebody else; see admin.allowed_hosts.\n",
+            );
+        }
+        if !self.may(request.headers()) {
+            let mut response = plain(StatusCode::UNAUTHORIZED, "A bearer token is needed (admin.token).\n");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return response;
+        }
+        match (request.method(), request.uri().path()) {
+            (&Method::POST, "/-/reload") => self.reload().await,
+            (_, "/-/reload") => plain(StatusCode::METHOD_NOT_ALLOWED, "POST it.\n"),
+            _ => plain(StatusCode::NOT_FOUND, "Here is POST /-/reload.\n"),
+        }
+    }
+
+    async fn reload(&self) -> Response<Full<Bytes>> {
+        let Some(reload) = &self.reload else {
+            return plain(StatusCode::CONFLICT, "Started without a configuration file: nothing to reload.\n");
+        };
+        match reload.reload().await {
+            Ok(()) => plain(StatusCode::OK, "Reloaded.\n"),
+            Err(problem) => {
+                let text = format!("Refused; the configuration before stays in place.\n{problem}\n");
+                plain(StatusCode::UNPROCESSABLE_ENTITY, &text)
+            }
+        }
+    }
+
+    fn names_us(&self, headers: &HeaderMap) -> bool {
+        let host = headers.get(header::HOST).and_then(|v| v.to_str().ok());
+        let uri: Option<Uri> = host.and_then(|host| host.parse().ok());
+        uri.as_ref().and_then(Uri::host).is_some_and(|host| self.hosts.contains(&host.to_ascii_lowercase()))
+    }
+
+    fn may(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.token else { return true };
+        let shown = headers.get(header::AUTHORIZATION).and_then(|v| v.as_bytes().strip_prefix(b"Bearer "));
+        shown.is_some_and(|shown| verify_slices_are_equal(shown, token.expose_secret().as_bytes()).is_ok())
+    }
+}
+
+fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    super::plain(status, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(token: Option<&str>) -> Site {
+        let hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        Site { reload: None, token: token.map(SecretString::from), hosts }
+    }
+
+    async fn status(site: &Site, host: &str, token: Option<&str>) -> u16 {
+        let mut request = Request::post("/-/reload").header("host", host);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        site.answer(&request.body(()).unwrap()).await.status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn a_foreign_name_is_refused() {
+        for (host, wanted) in [("localhost:9430", 409), ("127.0.0.1", 409), ("evil.example", 403), ("", 403)]
+        {
+            assert_eq!(status(&site(None), host, None).await, wanted, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_must_be_the_token() {
+        let site = site(Some("secret"));
+        for (token, wanted) in
+            [(None, 401), (Some("wrong"), 401), (Some("secre"), 401), (Some("secret"), 409)]
+        {
+            assert_eq!(status(&site, "localhost", token).await, wanted, "{token:?}");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Takes judged calls off the engine's queue and shows each to whoever wants to know.
+
+use crate::engine::Judged;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Capacity of the queue.
+pub const QUEUE: usize = 4_096;
+
+/// Somebody who wants to know of each call.
+pub type Listener = Box<dyn FnMut(&Judged) + Send>;
+
+/// Shows calls until the engine ends.
+pub fn spawn(mut judged: mpsc::Receiver<Judged>, mut listeners: Vec<Listener>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        while let Some(call) = judged.recv().await {
+            for listener in &mut listeners {
+                listener(&call);
+            }
+        }
+    })
+}

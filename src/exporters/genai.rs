@@ -1,0 +1,301 @@
+//! OpenTelemetry's GenAI metrics: duration and usage of each call, for dashboards that know them.
+//!
+//! They are in development and were renamed in autumn 2026 (`gen_ai.client.operation.duration` to
+//! `gen_ai.client.inference.duration`, `gen_ai.client.token.usage` split), so they are off unless
+//! asked for, by the old names, the new ones, or both. Our own metrics never depend on them. On the
+//! scrape, durations carry the newest trace as an exemplar (the OpenTelemetry SDK writes none).
+
+use super::catalogue::{escaped, key};
+use crate::config::Semconv;
+use crate::engine::Judged;
+use crate::observation::Outcome;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram, Meter};
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter as PromCounter;
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram as PromHistogram;
+use prometheus_client::registry::{Registry, Unit};
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bounds of the duration histogram in seconds, as OpenTelemetry advises: 0.01 s, doubled.
+pub const DURATION_BOUNDS: [f64; 14] =
+    [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
+/// Bounds of the token histograms, as OpenTelemetry advises: powers of four.
+pub const TOKEN_BOUNDS: [f64; 14] = [
+    1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0,
+    16777216.0, 67108864.0,
+];
+/// Most sets of attributes; further models share `_other`.
+const MAX_SETS: usize = 500;
+
+/// A metric of the GenAI conventions that can be emitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GenAiMetric {
+    /// OpenTelemetry name.
+    pub name: &'static str,
+    /// Unit.
+    pub unit: &'static str,
+    /// `histogram` or `counter`.
+    pub kind: &'static str,
+    /// Under which setting of `otlp.semconv`.
+    pub semconv: &'static str,
+    /// What it tells.
+    pub help: &'static str,
+}
+
+/// Every metric of the GenAI conventions that can be emitted.
+pub static ALL: [GenAiMetric; 6] = [
+    GenAiMetric {
+        name: "gen_ai.client.operation.duration",
+        unit: "s",
+        kind: "histogram",
+        semconv: "legacy",
+        help: "Duration of a call, from its first byte to the answer's last.",
+    },
+    GenAiMetric {
+        name: "gen_ai.client.token.usage",
+        unit: "{token}",
+        kind: "histogram",
+        semconv: "legacy",
+        help: "Tokens of a call, by type.",
+    },
+    GenAiMetric {
+        name: "gen_ai.client.inference.duration",
+        unit: "s",
+        kind: "histogram",
+        semconv: "latest",
+        help: "Duration of a call, from its first byte to the answer's last.",
+    },
+    GenAiMetric {
+        name: "gen_ai.client.inference.usage.input_tokens",
+        unit: "{token}",
+        kind: "counter",
+        semconv: "latest",
+        help: "Input tokens, cached ones among them.",
+    },
+    GenAiMetric {
+        name: "gen_ai.client.inference.usage.output_tokens",
+        unit: "{token}",
+        kind: "counter",
+        semconv: "latest",
+        help: "Generated tokens.",
+    },
+    GenAiMetric {
+        name: "gen_ai.client.inference.operation.output_tokens",
+        unit: "{token}",
+        kind: "histogram",
+        semconv: "latest",
+        help: "Generated tokens of a call.",
+    },
+];
+
+/// Attributes of a point.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Labels(Vec<(&'static str, String)>);
+
+impl Labels {
+    fn with(&self, name: &'static str, value: &str) -> Self {
+        let mut all = self.0.clone();
+        all.push((name, value.to_owned()));
+        Self(all)
+    }
+
+    fn otel(&self) -> Vec<KeyValue> {
+        self.0.iter().map(|(name, value)| KeyValue::new(*name, value.clone())).collect()
+    }
+}
+
+impl EncodeLabelSet for Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
+        let pairs: Vec<(String, &str)> = self.0.iter().map(|(n, v)| (escaped(n), v.as_str())).collect();
+        pairs.encode(encoder)
+    }
+}
+
+type TraceLabel = [(&'static str, String); 1];
+type Durations =
+    Family<Labels, HistogramWithExemplars<TraceLabel>, fn() -> HistogramWithExemplars<TraceLabel>>;
+type TokenSizes = Family<Labels, PromHistogram, fn() -> PromHistogram>;
+
+/// The state of the GenAI metrics.
+pub struct GenAi {
+    semconv: Semconv,
+    sets: Mutex<HashSet<Labels>>,
+    durations: Durations,
+    tokens: TokenSizes,
+    outputs: TokenSizes,
+    input_total: Family<Labels, PromCounter>,
+    output_total: Family<Labels, PromCounter>,
+    otel: Vec<Otel>,
+}
+
+impl fmt::Debug for GenAi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GenAi({:?})", self.semconv)
+    }
+}
+
+enum Otel {
+    Duration(Histogram<f64>),
+    Tokens(Histogram<u64>),
+    OutputTokens(Histogram<u64>),
+    InputTotal(Counter<u64>),
+    OutputTotal(Counter<u64>),
+}
+
+fn durations() -> HistogramWithExemplars<TraceLabel> {
+    HistogramWithExemplars::new(DURATION_BOUNDS.into_iter())
+}
+
+fn tokens() -> PromHistogram {
+    PromHistogram::new(TOKEN_BOUNDS)
+}
+
+impl GenAi {
+    /// The metrics that this setting asks for; pushed through `meter` too, if there is one.
+    pub fn new(semconv: Semconv, meter: Option<&Meter>) -> Arc<Self> {
+        let wanted = ALL.iter().filter(|metric| emitted(semconv, metric.semconv));
+        let otel = meter.map(|meter| wanted.map(|metric| instrument(meter, metric)).collect());
+        Arc::new(Self {
+            semconv,
+            sets: Mutex::default(),
+            durations: Family::new_with_constructor(durations),
+            tokens: Family::new_with_constructor(tokens),
+            outputs: Family::new_with_constructor(tokens),
+            input_total: Family::default(),
+            output_total: Family::default(),
+            otel: otel.unwrap_or_default(),
+        })
+    }
+
+    /// Takes in a call.
+    pub fn record(&self, call: &Judged) {
+        if self.semconv == Semconv::Off
+            || call.end.status.is_none()
+            || !call.end.call.path.contains("/messages")
+        {
+            return;
+        }
+        let labels = self.bounded(labels(call));
+        let secs = call.end.at.since(call.end.call.started).as_secs_f64();
+        let trace = call.end.call.trace_id().map(|id| [("trace_id", id.to_owned())]);
+        self.durations.get_or_create(&labels).observe(secs, trace, None);
+        let usage = call.end.usage.map(|usage| {
+            let input = usage.input.get() + usage.cache_write.get() + usage.cache_read.get();
+            (input, usage.output.get())
+        });
+        if let Some((input, output)) = usage {
+            for (kind, n) in [("input", input), ("output", output)] {
+                self.tokens.get_or_create(&labels.with(key::TOKEN_TYPE, kind)).observe(n as f64);
+            }
+            self.outputs.get_or_create(&labels).observe(output as f64);
+            self.input_total.get_or_create(&labels).inc_by(input);
+            self.output_total.get_or_create(&labels).inc_by(output);
+        }
+        let attributes = labels.otel();
+        for instrument in &self.otel {
+            match (instrument, usage) {
+                (Otel::Duration(histogram), _) => histogram.record(secs, &attributes),
+                (Otel::Tokens(histogram), Some((input, output))) => {
+                    histogram.record(input, &labels.with(key::TOKEN_TYPE, "input").otel());
+                    histogram.record(output, &labels.with(key::TOKEN_TYPE, "output").otel());
+                }
+                (Otel::OutputTokens(histogram), Some((_, output))) => histogram.record(output, &attributes),
+                (Otel::InputTotal(counter), Some((input, _))) => counter.add(input, &attributes),
+                (Otel::OutputTotal(counter), Some((_, output))) => counter.add(output, &attributes),
+                (_, None) => {}
+            }
+        }
+    }
+
+    /// These labels, or those of `_other` once there are too many.
+    fn bounded(&self, labels: Labels) -> Labels {
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        if sets.contains(&labels) {
+            return labels;
+        }
+        if sets.len() < MAX_SETS {
+            sets.insert(labels.clone());
+            return labels;
+        }
+        Labels(
+            labels
+                .0
+                .into_iter()
+                .map(|(n, v)| if n == key::MODEL { (n, "_other".to_owned()) } else { (n, v) })
+                .collect(),
+        )
+    }
+
+    /// Puts the metrics on the scrape.
+    pub fn register(&self, registry: &mut Registry) {
+        for metric in ALL.iter().filter(|metric| emitted(self.semconv, metric.semconv)) {
+            let name = escaped(metric.name);
+            match metric.name {
+                n if n.ends_with(".duration") => {
+                    registry.register_with_unit(
+                        name,
+                        metric.help.trim_end_matches('.'),
+                        Unit::Seconds,
+                        self.durations.clone(),
+                    );
+                }
+                n if n.ends_with("token.usage") => {
+                    registry.register(name, metric.help.trim_end_matches('.'), self.tokens.clone())
+                }
+                n if n.ends_with("operation.output_tokens") => {
+                    registry.register(name, metric.help.trim_end_matches('.'), self.outputs.clone());
+                }
+                n if n.ends_with("usage.input_tokens") => {
+                    registry.register(name, metric.help.trim_end_matches('.'), self.input_total.clone());
+                }
+                _ => registry.register(name, metric.help.trim_end_matches('.'), self.output_total.clone()),
+            }
+        }
+    }
+}
+
+fn emitted(setting: Semconv, of: &str) -> bool {
+    matches!((setting, of), (Semconv::Both, _) | (Semconv::Legacy, "legacy") | (Semconv::Latest, "latest"))
+}
+
+fn instrument(meter: &Meter, metric: &GenAiMetric) -> Otel {
+    let histogram = |bounds: &[f64]| {
+        let builder = meter.u64_histogram(metric.name).with_unit(metric.unit).with_description(metric.help);
+        builder.with_boundaries(bounds.to_vec()).build()
+    };
+    let counter =
+        || meter.u64_counter(metric.name).with_unit(metric.unit).with_description(metric.help).build();
+    match metric.name {
+        n if n.ends_with(".duration") => Otel::Duration(
+            meter
+                .f64_histogram(metric.name)
+                .with_unit(metric.unit)
+                .with_description(metric.help)
+                .with_boundaries(DURATION_BOUNDS.to_vec())
+                .build(),
+        ),
+        n if n.ends_with("token.usage") => Otel::Tokens(histogram(&TOKEN_BOUNDS)),
+        n if n.ends_with("operation.output_tokens") => Otel::OutputTokens(histogram(&TOKEN_BOUNDS)),
+        n if n.ends_with("usage.input_tokens") => Otel::InputTotal(counter()),
+        _ => Otel::OutputTotal(counter()),
+    }
+}
+
+fn labels(call: &Judged) -> Labels {
+    let mut all = vec![
+        ("gen_ai.operation.name", "chat".to_owned()),
+        (key::PROVIDER, call.surface.provider().to_owned()),
+    ];
+    if let Some(model) = call.end.model.as_ref().filter(|m| !m.as_str().is_empty()) {
+        all.push((key::MODEL, model.as_str().to_owned()));
+    }
+    if call.verdict.is_some() || call.end.outcome == Outcome::UpstreamBroken {
+        all.push(("error.type", call.end.error_type()));
+    }
+    Labels(all)
+}

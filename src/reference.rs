@@ -1,0 +1,124 @@
+//! The reference pages, made from the code: `docs/config.md` from the schema, `docs/metrics.md` from
+//! the catalogue. A test fails when they drift.
+
+use crate::config::Config;
+use crate::exporters::catalogue::{ALL, Kind, escaped};
+use crate::exporters::genai;
+use serde_json::Value;
+use std::fmt::Write;
+
+/// `docs/config.md`.
+pub fn config() -> String {
+    let schema = Config::schema();
+    let mut out = String::from(
+        "# Configuration\n\nMade from the code by `PLIMSOLL_UPDATE_DOCS=1 cargo test --test it docs`; do not edit.\n\n\
+         Everything is optional. An unknown key is an error that names its line and the key that was meant.\n\
+         `plimsoll check` finds mistakes before they run, `plimsoll schema` prints the JSON Schema.\n\
+         [plimsoll.example.yaml](plimsoll.example.yaml) is an example to copy from.\n\n\
+         A new configuration is taken on SIGHUP, when the file changes, and on `POST /-/reload` of the\n\
+         admin port: whole, or not at all. What is marked \"at start\" waits for the next start.\n\n\
+         | key | type | what it is |\n|---|---|---|\n",
+    );
+    rows(&schema, &schema, "", &mut out);
+    out
+}
+
+/// Rows of an object's properties, and of what they hold.
+fn rows(root: &Value, object: &Value, prefix: &str, out: &mut String) {
+    let Some(properties) = object["properties"].as_object() else { return };
+    for (name, property) in properties {
+        let (resolved, kind) = resolve(root, property);
+        let path = format!("{prefix}{name}");
+        let text =
+            property["description"].as_str().or_else(|| resolved["description"].as_str()).unwrap_or_default();
+        let text = text.replace('\n', " ").replace('|', "\\|");
+        let required = object["required"].as_array().is_some_and(|r| r.iter().any(|n| n == name));
+        let kind = if required { format!("{kind}, required") } else { kind.clone() };
+        // Writing to a string cannot fail.
+        let written = writeln!(out, "| `{path}` | {kind} | {text} |");
+        debug_assert!(written.is_ok());
+        let below = if kind.starts_with("list") { format!("{path}[].") } else { format!("{path}.") };
+        rows(root, &resolved, &below, out);
+    }
+}
+
+/// What a property is, through references, options and lists; and its type in a word.
+fn resolve(root: &Value, property: &Value) -> (Value, String) {
+    if let Some(reference) = property["$ref"].as_str() {
+        let target = reference.trim_start_matches('#');
+        return (root.pointer(target).cloned().unwrap_or_default(), "object".to_owned());
+    }
+    if let Some(options) = property["anyOf"].as_array()
+        && let Some(option) = options.iter().find(|o| o["type"] != "null")
+    {
+        return resolve(root, option);
+    }
+    let kind = match &property["type"] {
+        Value::String(kind) => kind.clone(),
+        Value::Array(kinds) => {
+            kinds.iter().filter_map(Value::as_str).find(|k| *k != "null").unwrap_or_default().to_owned()
+        }
+        _ => "object".to_owned(),
+    };
+    match kind.as_str() {
+        "array" => {
+            let (item, of) = resolve(root, &property["items"]);
+            (item, format!("list of {of}"))
+        }
+        "object" if property["additionalProperties"].is_object() => {
+            let (_, of) = resolve(root, &property["additionalProperties"]);
+            (Value::Null, format!("map to {of}"))
+        }
+        _ => (property.clone(), kind),
+    }
+}
+
+/// `docs/metrics.md`.
+pub fn metrics() -> String {
+    let mut out = String::from(
+        "# Metrics\n\nMade from the code by `PLIMSOLL_UPDATE_DOCS=1 cargo test --test it docs`; do not edit.\n\n\
+         `/metrics` and OTLP are rendered from one catalogue. What is not known has no series: no zero, no\n\
+         sentinel. Attributes become labels with `_` for `.`; empty ones are left out.\n\n\
+         | OpenTelemetry | Prometheus | kind, unit | attributes | tells |\n|---|---|---|---|---|\n",
+    );
+    let mut line = |text: String| debug_assert!(writeln!(out, "{text}").is_ok());
+    for metric in ALL {
+        let kind = if metric.kind == Kind::Counter { "counter" } else { "gauge" };
+        let unit = if metric.unit.is_empty() { String::new() } else { format!(", `{}`", metric.unit) };
+        let attributes: Vec<String> = metric.attributes.iter().map(|a| format!("`{a}`")).collect();
+        line(format!(
+            "| `{}` | `{}` | {kind}{unit} | {} | {} |",
+            metric.name,
+            prometheus_name(metric.name, metric.unit, metric.kind == Kind::Counter),
+            attributes.join(" "),
+            metric.help
+        ));
+    }
+    line(String::new());
+    line("## OpenTelemetry's GenAI metrics".to_owned());
+    line(String::new());
+    line(
+        "Off unless `otlp.semconv` asks for them: they are in development and were renamed in autumn 2026."
+            .to_owned(),
+    );
+    line(String::new());
+    line("| OpenTelemetry | Prometheus | kind, unit | `semconv` | tells |\n|---|---|---|---|---|".to_owned());
+    for metric in &genai::ALL {
+        let name = prometheus_name(metric.name, metric.unit, metric.kind == "counter");
+        line(format!(
+            "| `{}` | `{name}` | {}, `{}` | `{}`, `both` | {} |",
+            metric.name, metric.kind, metric.unit, metric.semconv, metric.help
+        ));
+    }
+    out
+}
+
+/// An OpenTelemetry name as Prometheus writes it.
+pub fn prometheus_name(name: &str, unit: &str, counter: bool) -> String {
+    let unit = match unit {
+        "s" => "_seconds",
+        "1" => "_ratio",
+        _ => "",
+    };
+    format!("{}{unit}{}", escaped(name), if counter { "_total" } else { "" })
+}

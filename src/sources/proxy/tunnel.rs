@@ -1,0 +1,69 @@
+//! `Upgrade`: once both sides have agreed, bytes pass unread until either side ends.
+
+use super::forward::AnswerBody;
+use super::tap::CallTap;
+use crate::observation::Outcome;
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+/// A client that wants to upgrade.
+pub(super) struct Wanted {
+    protocol: HeaderValue,
+    connection: HeaderValue,
+    client: OnUpgrade,
+}
+
+/// The upgrade that a request asks for, if it does. Only HTTP/1.1 can ask.
+pub(super) fn wanted(request: &mut Request<Incoming>) -> Option<Wanted> {
+    if request.version() != Version::HTTP_11 {
+        return None;
+    }
+    let protocol = request.headers().get(header::UPGRADE)?.clone();
+    let connection = request.headers().get(header::CONNECTION)?.clone();
+    // An offer to go on in HTTP/2 is made to this hop, which may decline it; its settings do not pass.
+    if protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
+        return None;
+    }
+    let asks = connection.to_str().ok()?.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
+    asks.then(|| Wanted {
+        protocol,
+        connection: HeaderValue::from_static("upgrade"),
+        client: hyper::upgrade::on(request),
+    })
+}
+
+impl Wanted {
+    /// Asks the upstream for the same.
+    pub(super) fn announce(&self, headers: &mut HeaderMap) {
+        headers.insert(header::CONNECTION, self.connection.clone());
+        headers.insert(header::UPGRADE, self.protocol.clone());
+    }
+}
+
+/// Passes the agreement on and joins both sides.
+pub(super) fn open(
+    mut response: Response<Incoming>,
+    wanted: Wanted,
+    mut tap: CallTap,
+) -> Response<AnswerBody> {
+    let upstream = hyper::upgrade::on(&mut response);
+    let (head, _) = response.into_parts();
+    tap.head(&head);
+    tokio::spawn(async move {
+        let outcome = match tokio::try_join!(wanted.client, upstream) {
+            Ok((client, upstream)) => {
+                let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+                match tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
+                    Ok(_) => Outcome::Complete,
+                    Err(_) => Outcome::UpstreamBroken,
+                }
+            }
+            Err(_) => Outcome::ClientGone,
+        };
+        tap.finish(outcome);
+    });
+    Response::from_parts(head, AnswerBody::Own { inner: Full::default() })
+}
