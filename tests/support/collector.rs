@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::codec::CompressionEncoding;
 use tonic::{Request, Response, Status};
 
 #[derive(Clone)]
@@ -32,6 +33,7 @@ pub struct Collector {
 struct Kept {
     metrics: Vec<ExportMetricsServiceRequest>,
     traces: Vec<ExportTraceServiceRequest>,
+    compressed: bool,
 }
 
 #[tonic::async_trait]
@@ -61,10 +63,71 @@ impl Collector {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let collector = Self { address: listener.local_addr().unwrap(), kept: Arc::default() };
         let server = tonic::transport::Server::builder()
-            .add_service(MetricsServiceServer::new(collector.clone()))
-            .add_service(TraceServiceServer::new(collector.clone()));
+            .add_service(
+                MetricsServiceServer::new(collector.clone()).accept_compressed(CompressionEncoding::Gzip),
+            )
+            .add_service(
+                TraceServiceServer::new(collector.clone()).accept_compressed(CompressionEncoding::Gzip),
+            );
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         collector
+    }
+
+    /// The same over HTTP with protobuf bodies, gzip or plain, at `/v1/metrics` and `/v1/traces`.
+    pub async fn over_http() -> Self {
+        Self::over_http_at(([127, 0, 0, 1], 0).into()).await
+    }
+
+    /// The same at an address that is free.
+    pub async fn over_http_at(address: SocketAddr) -> Self {
+        use http_body_util::{BodyExt, Full};
+        use prost::Message;
+        use std::io::Read;
+        let listener = TcpListener::bind(address).await.unwrap();
+        let collector = Self { address: listener.local_addr().unwrap(), kept: Arc::default() };
+        let shared = collector.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let kept = shared.kept.clone();
+                let service =
+                    hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                        let kept = kept.clone();
+                        async move {
+                            let gzip = request.headers().get("content-encoding").is_some_and(|v| v == "gzip");
+                            assert_eq!(request.headers()["content-type"], "application/x-protobuf");
+                            let path = request.uri().path().to_owned();
+                            let mut body = request.into_body().collect().await.unwrap().to_bytes().to_vec();
+                            if gzip {
+                                let mut plain = Vec::new();
+                                flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut plain).unwrap();
+                                body = plain;
+                            }
+                            let mut kept = kept.lock().unwrap();
+                            kept.compressed |= gzip;
+                            match path.as_str() {
+                                "/v1/metrics" => {
+                                    kept.metrics.push(ExportMetricsServiceRequest::decode(&body[..]).unwrap())
+                                }
+                                "/v1/traces" => {
+                                    kept.traces.push(ExportTraceServiceRequest::decode(&body[..]).unwrap())
+                                }
+                                other => panic!("{other}"),
+                            }
+                            Ok::<_, std::convert::Infallible>(http::Response::new(
+                                Full::<bytes::Bytes>::default(),
+                            ))
+                        }
+                    });
+                let io = hyper_util::rt::TokioIo::new(stream);
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
+            }
+        });
+        collector
+    }
+
+    /// True if anything came compressed.
+    pub fn compressed(&self) -> bool {
+        self.kept.lock().unwrap().compressed
     }
 
     pub fn spans(&self) -> Vec<Span> {

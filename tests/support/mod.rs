@@ -3,7 +3,9 @@
 
 pub mod api;
 pub mod collector;
+pub mod h2;
 pub mod raw;
+pub mod tls;
 pub mod webhook;
 
 use plimsoll::app::{self, Running, Seams};

@@ -14,6 +14,7 @@ pub struct Post {
     pub path: String,
     pub body: serde_json::Value,
     pub at: Instant,
+    pub received: jiff::Timestamp,
 }
 
 #[derive(Clone)]
@@ -41,7 +42,12 @@ impl Webhook {
                         let path = request.uri().path().to_owned();
                         let bytes = request.into_body().collect().await.unwrap().to_bytes();
                         let body = serde_json::from_slice(&bytes).unwrap_or_default();
-                        kept.posts.lock().unwrap().push(Post { path, body, at: now() });
+                        kept.posts.lock().unwrap().push(Post {
+                            path,
+                            body,
+                            at: now(),
+                            received: jiff::Timestamp::now(),
+                        });
                         let mut response = http::Response::new(Full::<bytes::Bytes>::default());
                         *response.status_mut() =
                             http::StatusCode::from_u16(*kept.status.lock().unwrap()).unwrap();

@@ -46,6 +46,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_HEADERS: usize = 256;
 /// Largest head of a message.
 const MAX_HEAD: usize = 256 * 1024;
+/// Most bytes of an answer that wait for a slow h2 reader.
+const MAX_UNREAD: usize = 64 * 1024;
 /// Most streams of one h2 connection from a client.
 const MAX_STREAMS: u32 = 1_000;
 /// Pause before the first bytes of a connection are looked at again.
@@ -306,6 +308,8 @@ fn server() -> Server {
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD as u32)
+        // What may wait for a reader that does not read, for each stream.
+        .max_send_buf_size(MAX_UNREAD)
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .auto_date_header(false);
     server

@@ -26,6 +26,8 @@ const MAX_CONNECTIONS: usize = 64;
 const MAX_STREAMS: usize = 256;
 /// How long a connection may take, TLS and the peer's settings included.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the peer's settings are looked for until they have come.
+const SETTINGS_LOOK: Duration = Duration::from_millis(1);
 /// Pings that find a dead connection while calls are open.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Receive windows, as large as a long answer's bursts.
@@ -212,10 +214,14 @@ async fn driven<T>(
     T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let mut connection = Box::pin(connection);
+    // The library reads the peer's settings in a task of its own and wakes nobody: until they have
+    // come they are looked for by the clock, later whenever a request passes.
+    let mut looks = tokio::time::interval(SETTINGS_LOOK);
     let ended = poll_fn(|cx| {
         let ended = connection.as_mut().poll(cx);
         let allowed = connection.current_max_send_streams();
         tx.send_if_modified(|known| std::mem::replace(known, allowed) != allowed);
+        while allowed == 0 && looks.poll_tick(cx).is_ready() {}
         ended
     });
     if let Err(error) = ended.await {
