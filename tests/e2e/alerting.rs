@@ -1,5 +1,6 @@
 //! Alerts reach their owners before the 429, by both ways, as one alert, and end honestly.
 
+use crate::dashboards;
 use crate::programs::{Program, alertmanager, json, prometheus, shipped};
 use crate::support::webhook::{Post, Webhook};
 use crate::support::{Sidecar, wait_for};
@@ -164,6 +165,7 @@ alerts: {{alertmanagers: [{{url: 'http://{}'}}]}}
             "nobody gets a stranger's alert"
         );
     }
+    dashboards::every_query_returns_data(&fleet).await;
     for traffic in &traffic {
         traffic.stop();
     }

@@ -8,4 +8,5 @@ mod support;
 
 mod alerting;
 mod clients;
+mod dashboards;
 mod programs;
