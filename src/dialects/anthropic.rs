@@ -14,19 +14,21 @@ use http::HeaderMap;
 use serde::Deserialize;
 use std::time::Duration;
 
-/// One documented trio: header stem, limiter, rounding of `remaining`.
+/// One documented trio: what stands before `-limit`, `-remaining` and `-reset`, behind `anthropic-`;
+/// limiter; rounding of `remaining`.
 const TRIOS: [(&str, Limiter, u64); 8] = [
-    ("anthropic-ratelimit-requests", Limiter::REQUESTS, 1),
-    ("anthropic-ratelimit-input-tokens", Limiter::INPUT_TOKENS, 1000),
-    ("anthropic-ratelimit-output-tokens", Limiter::OUTPUT_TOKENS, 1000),
-    ("anthropic-ratelimit-tokens", Limiter::TOKENS, 1000),
-    ("anthropic-priority-input-tokens", Limiter::PRIORITY_INPUT, 1000),
-    ("anthropic-priority-output-tokens", Limiter::PRIORITY_OUTPUT, 1000),
-    ("anthropic-fast-input-tokens", Limiter::FAST_INPUT, 1000),
-    ("anthropic-fast-output-tokens", Limiter::FAST_OUTPUT, 1000),
+    ("ratelimit-requests", Limiter::REQUESTS, 1),
+    ("ratelimit-input-tokens", Limiter::INPUT_TOKENS, 1000),
+    ("ratelimit-output-tokens", Limiter::OUTPUT_TOKENS, 1000),
+    ("ratelimit-tokens", Limiter::TOKENS, 1000),
+    ("priority-input-tokens", Limiter::PRIORITY_INPUT, 1000),
+    ("priority-output-tokens", Limiter::PRIORITY_OUTPUT, 1000),
+    ("fast-input-tokens", Limiter::FAST_INPUT, 1000),
+    ("fast-output-tokens", Limiter::FAST_OUTPUT, 1000),
 ];
 
-const UNIFIED: &str = "anthropic-ratelimit-unified-";
+const PREFIX: &str = "anthropic-";
+const UNIFIED: &str = "ratelimit-unified-";
 
 /// Most unified windows read from one response.
 const MAX_WINDOWS: usize = 12;
@@ -35,18 +37,24 @@ const MAX_WINDOWS: usize = 12;
 const MAX_RETRY_AFTER: u64 = 8 * 24 * 3600;
 
 /// Reads a response head. Never fails: see the module's note on optional headers.
+///
+/// One pass over the headers: this runs while an answer waits.
 pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
-    let mut complaints = 0;
-    let server_time = http_date(headers);
-    let mut readings = Vec::new();
-    for (stem, limiter, rounding) in TRIOS {
-        readings.extend(trio(headers, stem, limiter, Amount::new(rounding), &mut complaints));
+    let mut seen = Seen::default();
+    for name in headers.keys() {
+        if let Some(rest) = name.as_str().strip_prefix(PREFIX) {
+            seen.header(rest, headers, name.as_str());
+        }
+    }
+    let Seen { trios, unified, organization, workspace, mut complaints } = seen;
+    let mut readings = Vec::with_capacity(8);
+    for (fields, (_, limiter, rounding)) in trios.into_iter().zip(TRIOS) {
+        readings.extend(fields.reading(limiter, Amount::new(rounding), &mut complaints));
     }
     drop_redundant_tokens(&mut readings);
-    let trios = !readings.is_empty();
-    let unified = unified(headers, &mut complaints);
-    let Unified { present, windows, claim, overage_in_use } = unified;
-    readings.extend(windows);
+    let keyed = !readings.is_empty();
+    readings.extend(unified.windows.into_iter().filter_map(|(window, fields)| window_reading(window, fields)));
+    let server_time = http_date(headers);
     // Resets are on the server's clock: shift them to ours, so that skew never reads as time left.
     for reading in &mut readings {
         let shifted =
@@ -55,19 +63,50 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
         complaints += u32::from(shifted.is_some() && reading.resets.is_none());
     }
     Limits {
-        account: Account {
-            organization: text(headers, "anthropic-organization-id", &mut complaints).map(Into::into),
-            workspace: text(headers, "anthropic-workspace-id", &mut complaints).map(Into::into),
-        },
+        account: Account { organization: organization.map(Into::into), workspace: workspace.map(Into::into) },
         readings,
         retry_after: if status >= 400 { retry_after(headers, now, &mut complaints) } else { None },
         request_id: text(headers, "request-id", &mut complaints).map(Into::into),
-        unified: present,
-        trios,
-        overage_in_use,
-        claim,
+        unified: unified.present,
+        trios: keyed,
+        overage_in_use: unified.overage_in_use,
+        claim: unified.claim,
         server_time,
         complaints,
+    }
+}
+
+/// What the headers of a response said so far.
+#[derive(Default)]
+struct Seen<'h> {
+    trios: [Trio; TRIOS.len()],
+    unified: Unified<'h>,
+    organization: Option<&'h str>,
+    workspace: Option<&'h str>,
+    complaints: u32,
+}
+
+impl<'h> Seen<'h> {
+    /// Takes in a header; `rest` is its name behind `anthropic-`.
+    fn header(&mut self, rest: &'h str, headers: &'h HeaderMap, name: &str) {
+        if let Some(rest) = rest.strip_prefix(UNIFIED) {
+            self.unified.present = true;
+            if let Some(value) = text(headers, name, &mut self.complaints) {
+                self.unified.header(rest, value, &mut self.complaints);
+            }
+            return;
+        }
+        match rest {
+            "organization-id" => self.organization = text(headers, name, &mut self.complaints),
+            "workspace-id" => self.workspace = text(headers, name, &mut self.complaints),
+            _ => {
+                let Some((stem, field)) = rest.rsplit_once('-') else { return };
+                let Some(at) = TRIOS.iter().position(|(known, ..)| *known == stem) else { return };
+                if let Some(value) = text(headers, name, &mut self.complaints) {
+                    self.trios[at].field(field, value, &mut self.complaints);
+                }
+            }
+        }
     }
 }
 
@@ -82,42 +121,59 @@ fn shift(moment: Timestamp, server: Timestamp, now: Timestamp) -> Timestamp {
     Timestamp::from_micros(moment.micros().saturating_add(now.micros().saturating_sub(server.micros())))
 }
 
-fn trio(
-    headers: &HeaderMap,
-    stem: &str,
-    limiter: Limiter,
-    rounding: Amount,
-    complaints: &mut u32,
-) -> Option<Reading> {
-    let limit = number(headers, &format!("{stem}-limit"), complaints);
-    let remaining = number(headers, &format!("{stem}-remaining"), complaints);
-    let resets = text(headers, &format!("{stem}-reset"), complaints).and_then(|value| {
-        let parsed = moment(value);
-        *complaints += u32::from(parsed.is_none());
-        parsed
-    });
-    let level = match (limit, remaining) {
-        (Some(limit), Some(remaining)) if remaining <= limit => Some(Level::Counted { limit, remaining }),
-        (Some(limit), Some(_)) => {
-            *complaints += 1;
-            Some(Level::Counted { limit, remaining: limit })
-        }
-        (None, None) if resets.is_none() => return None,
-        // Half a trio: a ceiling or a rest alone says nothing of the level.
-        _ => {
-            *complaints += 1;
-            None
-        }
-    };
-    level.map(|level| Reading {
-        limiter,
-        window: Window::Minute,
-        refill: Refill::Continuous,
-        level: Some(level),
-        resets,
-        standing: None,
-        rounding,
-    })
+/// The three headers of one limiter.
+#[derive(Default)]
+struct Trio {
+    limit: Option<Amount>,
+    remaining: Option<Amount>,
+    resets: Option<Timestamp>,
+}
+
+impl Trio {
+    fn field(&mut self, field: &str, value: &str, complaints: &mut u32) {
+        let number = || value.parse::<u64>().ok().map(Amount::new);
+        let read = match field {
+            "limit" => {
+                self.limit = number();
+                self.limit.is_some()
+            }
+            "remaining" => {
+                self.remaining = number();
+                self.remaining.is_some()
+            }
+            "reset" => {
+                self.resets = moment(value);
+                self.resets.is_some()
+            }
+            _ => true,
+        };
+        *complaints += u32::from(!read);
+    }
+
+    fn reading(self, limiter: Limiter, rounding: Amount, complaints: &mut u32) -> Option<Reading> {
+        let level = match (self.limit, self.remaining) {
+            (Some(limit), Some(remaining)) if remaining <= limit => Level::Counted { limit, remaining },
+            (Some(limit), Some(_)) => {
+                *complaints += 1;
+                Level::Counted { limit, remaining: limit }
+            }
+            (None, None) if self.resets.is_none() => return None,
+            // Half a trio: a ceiling or a rest alone says nothing of the level.
+            _ => {
+                *complaints += 1;
+                return None;
+            }
+        };
+        Some(Reading {
+            limiter,
+            window: Window::Minute,
+            refill: Refill::Continuous,
+            level: Some(level),
+            resets: self.resets,
+            standing: None,
+            rounding,
+        })
+    }
 }
 
 /// `tokens-*` repeats the sum of input and output unless a workspace cap binds; only then is it a
@@ -137,13 +193,6 @@ fn drop_redundant_tokens(readings: &mut Vec<Reading>) {
     {
         readings.retain(|r| r.limiter != Limiter::TOKENS);
     }
-}
-
-fn number(headers: &HeaderMap, name: &str, complaints: &mut u32) -> Option<Amount> {
-    let value = text(headers, name, complaints)?;
-    let parsed = value.parse::<u64>().ok().map(Amount::new);
-    *complaints += u32::from(parsed.is_none());
-    parsed
 }
 
 /// RFC 3339 or Unix seconds, whichever a provider writes.
@@ -175,11 +224,37 @@ fn retry_after(headers: &HeaderMap, now: Timestamp, complaints: &mut u32) -> Opt
     wait
 }
 
-struct Unified {
+#[derive(Default)]
+struct Unified<'h> {
     present: bool,
-    windows: Vec<Reading>,
+    windows: Vec<(&'h str, WindowFields)>,
     claim: Option<Limiter>,
     overage_in_use: bool,
+}
+
+impl<'h> Unified<'h> {
+    /// Takes in a header; `rest` is its name behind the family's prefix.
+    fn header(&mut self, rest: &'h str, value: &str, complaints: &mut u32) {
+        match rest {
+            "representative-claim" => self.claim = Some(Limiter::named(value)),
+            "overage-in-use" => self.overage_in_use = value == "true",
+            _ => {
+                let Some((window, field)) = window_field(rest) else { return };
+                let at = match self.windows.iter().position(|(known, _)| *known == window) {
+                    Some(at) => at,
+                    None if self.windows.len() < MAX_WINDOWS => {
+                        self.windows.push((window, WindowFields::default()));
+                        self.windows.len() - 1
+                    }
+                    None => {
+                        *complaints += 1;
+                        return;
+                    }
+                };
+                fill(&mut self.windows[at].1, field, value, complaints);
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -187,38 +262,6 @@ struct WindowFields {
     used: Option<Amount>,
     resets: Option<Timestamp>,
     standing: Option<Standing>,
-}
-
-fn unified(headers: &HeaderMap, complaints: &mut u32) -> Unified {
-    let mut out = Unified { present: false, windows: Vec::new(), claim: None, overage_in_use: false };
-    let mut windows: Vec<(&str, WindowFields)> = Vec::new();
-    for name in headers.keys() {
-        let Some(rest) = name.as_str().strip_prefix(UNIFIED) else { continue };
-        out.present = true;
-        let Some(value) = text(headers, name.as_str(), complaints) else { continue };
-        match rest {
-            "representative-claim" => out.claim = Some(Limiter::named(value)),
-            "overage-in-use" => out.overage_in_use = value == "true",
-            _ => {
-                if let Some((window, field)) = window_field(rest) {
-                    let at = match windows.iter().position(|(w, _)| *w == window) {
-                        Some(at) => at,
-                        None if windows.len() < MAX_WINDOWS => {
-                            windows.push((window, WindowFields::default()));
-                            windows.len() - 1
-                        }
-                        None => {
-                            *complaints += 1;
-                            continue;
-                        }
-                    };
-                    fill(&mut windows[at].1, field, value, complaints);
-                }
-            }
-        }
-    }
-    out.windows = windows.into_iter().filter_map(|(window, fields)| window_reading(window, fields)).collect();
-    out
 }
 
 /// Splits `<window>-<field>`; fields that carry no state (thresholds, reasons) give `None`.

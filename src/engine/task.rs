@@ -19,6 +19,9 @@ use tokio::time::{MissedTickBehavior, interval};
 const TICK: Duration = Duration::from_millis(200);
 /// How often a snapshot is published at most.
 const PUBLISH: Duration = Duration::from_millis(500);
+/// How long observations gather before the next are taken. Far below what an alert's delay is made
+/// of, far above what a wake-up costs.
+const GATHER: Duration = Duration::from_millis(10);
 /// Observations taken from the queue at once.
 const BATCH: usize = 256;
 
@@ -91,9 +94,10 @@ impl Engine {
                     if taken == 0 {
                         break;
                     }
-                    for observation in batch.drain(..) {
-                        self.take(observation);
-                    }
+                    self.take_all(&mut batch);
+                    // Nobody waits here, so that what comes meanwhile wakes no thread: at load one
+                    // wake-up pays for many observations, and the hop keeps its cores.
+                    tokio::time::sleep(GATHER).await;
                 }
                 _ = ticks.tick() => {
                     self.tick();
@@ -108,6 +112,19 @@ impl Engine {
         }
         self.publish_alerts();
         self.publish_snapshot(true);
+    }
+
+    /// Takes what was taken from the queue, and what else is in it.
+    fn take_all(&mut self, batch: &mut Vec<Observation>) {
+        for observation in batch.drain(..) {
+            self.take(observation);
+        }
+        for _ in 0..QUEUE {
+            match self.parts.observations.try_recv() {
+                Ok(observation) => self.take(observation),
+                Err(_) => break,
+            }
+        }
     }
 
     fn take(&mut self, observation: Observation) {

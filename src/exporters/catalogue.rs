@@ -185,8 +185,8 @@ pub type Attributes = Vec<(&'static str, Cow<'static, str>)>;
 /// One point of a metric.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Point {
-    /// What it is about.
-    pub attributes: Attributes,
+    /// What it is about; shared by the points of one bucket.
+    pub attributes: Arc<Attributes>,
     /// How much.
     pub value: Value,
     /// The trace of its newest event, for an exemplar.
@@ -216,10 +216,9 @@ pub struct Facts {
 /// Every family that has something to say.
 pub fn families(snapshot: &Snapshot, facts: &Facts) -> Vec<Family> {
     let mut out: Vec<Family> = ALL.iter().map(|metric| Family { metric, points: Vec::new() }).collect();
-    let mut push = |metric: &'static Metric, attributes: Attributes, value: Value| {
+    let mut push = |metric: &'static Metric, attributes: Arc<Attributes>, value: Value| {
         if let Some(family) = out.iter_mut().find(|f| std::ptr::eq(f.metric, metric)) {
             debug_assert!(attributes.iter().all(|(k, _)| metric.attributes.contains(k)), "{}", metric.name);
-            let attributes = attributes.into_iter().filter(|(_, v)| !v.is_empty()).collect();
             family.points.push(Point { attributes, value, trace: None });
         }
     };
@@ -239,10 +238,15 @@ pub fn families(snapshot: &Snapshot, facts: &Facts) -> Vec<Family> {
     out
 }
 
-type Push<'p> = dyn FnMut(&'static Metric, Attributes, Value) + 'p;
+type Push<'p> = dyn FnMut(&'static Metric, Arc<Attributes>, Value) + 'p;
+
+/// Attributes without those that are empty.
+fn known(all: Attributes) -> Arc<Attributes> {
+    Arc::new(all.into_iter().filter(|(_, value)| !value.is_empty()).collect())
+}
 
 fn bucket_points(bucket: &BucketView, push: &mut Push<'_>) {
-    let attributes: Attributes = vec![
+    let attributes = known(vec![
         (key::OWNER, text(bucket.owner.id.as_str())),
         (key::OWNER_KIND, bucket.owner.kind.as_str().into()),
         (key::SURFACE, bucket.surface.as_str().into()),
@@ -252,7 +256,7 @@ fn bucket_points(bucket: &BucketView, push: &mut Push<'_>) {
         (key::PROVIDER, bucket.surface.provider().into()),
         (key::MODEL, text(bucket.model.as_str())),
         (key::REGION, text(bucket.region.as_deref().unwrap_or_default())),
-    ];
+    ]);
     let whole = |amount: Option<Amount>| amount.map(|n| Value::Whole(n.get()));
     let moment = |at: Option<Timestamp>| at.map(|t| Value::Real(t.secs_f64()));
     let values = [
@@ -274,7 +278,7 @@ fn bucket_points(bucket: &BucketView, push: &mut Push<'_>) {
 fn rejection_points(snapshot: &Snapshot, push: &mut Push<'_>) {
     for rejection in &snapshot.rejections {
         let key = &rejection.key;
-        let attributes: Attributes = vec![
+        let attributes = known(vec![
             (key::OWNER, text(key.owner.id.as_str())),
             (key::OWNER_KIND, key.owner.kind.as_str().into()),
             (key::SURFACE, key.surface.as_str().into()),
@@ -287,7 +291,7 @@ fn rejection_points(snapshot: &Snapshot, push: &mut Push<'_>) {
             (key::PROVIDER, key.surface.provider().into()),
             (key::MODEL, text(key.model.as_str())),
             (key::REGION, text(key.region.as_deref().unwrap_or_default())),
-        ];
+        ]);
         if let Some(at) = rejection.retry_at {
             let left: Duration = at.since(snapshot.at);
             push(&RETRY_AFTER, attributes.clone(), Value::Real(left.as_secs_f64()));
@@ -319,17 +323,17 @@ fn total_points(snapshot: &Snapshot, push: &mut Push<'_>) {
             _ => tokens.push((attributes.clone(), used)),
         }
         attributes.push((key::STATUS, key.status.map(|s| s.to_string()).unwrap_or_default().into()));
-        push(&REQUESTS, attributes, Value::Whole(totals.requests));
+        push(&REQUESTS, known(attributes), Value::Whole(totals.requests));
     }
     for (attributes, sums) in tokens {
         for (kind, n) in ["input", "cache_write", "cache_read", "output"].into_iter().zip(sums) {
             let mut attributes = attributes.clone();
             attributes.push((key::TOKEN_TYPE, kind.into()));
-            push(&TOKENS_USED, attributes, Value::Whole(n));
+            push(&TOKENS_USED, known(attributes), Value::Whole(n));
         }
     }
     for (route, n) in &snapshot.in_flight {
-        push(&IN_FLIGHT, vec![(key::ROUTE, text(route.as_str()))], Value::Whole(*n));
+        push(&IN_FLIGHT, known(vec![(key::ROUTE, text(route.as_str()))]), Value::Whole(*n));
     }
 }
 
@@ -355,13 +359,13 @@ fn owner_points(snapshot: &Snapshot, owners: &Owners, push: &mut Push<'_>) {
                 (key::DASHBOARD, text(rule.dashboard_url.as_deref().unwrap_or_default())),
                 (key::CONTACT, text(rule.contact.as_deref().unwrap_or_default())),
             ];
-            push(&OWNER_INFO, attributes, Value::Whole(1));
+            push(&OWNER_INFO, known(attributes), Value::Whole(1));
         }
     }
 }
 
 fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
-    let hop = || vec![(key::SOURCE, Cow::Borrowed("hop"))];
+    let hop = || known(vec![(key::SOURCE, Cow::Borrowed("hop"))]);
     push(&SOURCE_UP, hop(), Value::Whole(1));
     if let Some(newest) = snapshot.buckets.iter().map(|b| b.observed).max() {
         push(&SOURCE_TIME, hop(), Value::Real(newest.secs_f64()));
@@ -375,14 +379,14 @@ fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
         (&FOLDED, snapshot.folded),
         (&QUEUE, stats.queue_depth.get()),
     ] {
-        push(metric, Vec::new(), Value::Whole(n));
+        push(metric, Arc::default(), Value::Whole(n));
     }
-    push(&RELOAD_OK, Vec::new(), Value::Whole(1 - stats.last_reload_refused.get().min(1)));
+    push(&RELOAD_OK, Arc::default(), Value::Whole(1 - stats.last_reload_refused.get().min(1)));
     if stats.last_reload_at.get() > 0 {
-        push(&RELOAD_TIME, Vec::new(), Value::Whole(stats.last_reload_at.get()));
+        push(&RELOAD_TIME, Arc::default(), Value::Whole(stats.last_reload_at.get()));
     }
     for (outcome, count) in [("applied", &stats.reloads), ("refused", &stats.reloads_refused)] {
-        push(&RELOADS, vec![(key::OUTCOME, outcome.into())], Value::Whole(count.get()));
+        push(&RELOADS, known(vec![(key::OUTCOME, outcome.into())]), Value::Whole(count.get()));
     }
     let exporters: [(&'static str, &Deliveries); 3] =
         [("alertmanager", &stats.alertmanager), ("otlp_metrics", &stats.otlp), ("otlp_spans", &stats.spans)];
@@ -391,10 +395,10 @@ fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
             [("sent", &deliveries.sent), ("failed", &deliveries.failed), ("dropped", &deliveries.dropped)]
         {
             let attributes = vec![(key::EXPORTER, exporter.into()), (key::OUTCOME, outcome.into())];
-            push(&EXPORTS, attributes, Value::Whole(n.get()));
+            push(&EXPORTS, known(attributes), Value::Whole(n.get()));
         }
     }
-    push(&BUILD_INFO, vec![(key::VERSION, env!("CARGO_PKG_VERSION").into())], Value::Whole(1));
+    push(&BUILD_INFO, known(vec![(key::VERSION, env!("CARGO_PKG_VERSION").into())]), Value::Whole(1));
 }
 
 fn text(value: &str) -> Cow<'static, str> {

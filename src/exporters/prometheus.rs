@@ -99,9 +99,10 @@ impl Collector for Rendered {
                 Kind::Counter => MetricType::Counter,
             };
             let mut metric = encoder.encode_descriptor(&name, family.metric.help, unit.as_ref(), kind)?;
+            let names: Vec<(&str, String)> = family.metric.attributes.iter().map(|k| (*k, escaped(k))).collect();
             for Point { attributes, value, trace } in &family.points {
-                let labels: Vec<(String, &str)> =
-                    attributes.iter().map(|(k, v)| (escaped(k), v.as_ref())).collect();
+                let labels: Vec<(&str, &str)> =
+                    attributes.iter().map(|(k, v)| (label_of(&names, k), v.as_ref())).collect();
                 if labels.is_empty() {
                     write_point(&mut metric, family.metric.kind, *value, trace.as_deref())?;
                 } else {
@@ -116,6 +117,11 @@ impl Collector for Rendered {
         }
         Ok(())
     }
+}
+
+/// The label of an attribute, of those that its metric has.
+fn label_of<'n>(names: &'n [(&str, String)], attribute: &str) -> &'n str {
+    names.iter().find(|(name, _)| *name == attribute).map_or("", |(_, label)| label)
 }
 
 fn write_point(

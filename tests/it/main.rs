@@ -9,6 +9,7 @@ mod assets;
 mod docs;
 mod exposition;
 mod fail_open;
+mod hostile;
 mod http2;
 mod otlp;
 mod pipeline;

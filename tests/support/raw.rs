@@ -67,9 +67,13 @@ impl Conn {
 
     /// Reads to the end; an error counts as one.
     pub async fn rest(&mut self) -> (Vec<u8>, bool) {
+        self.rest_patiently(PATIENCE).await
+    }
+
+    /// The same, waiting longer (on paused time that costs nothing).
+    pub async fn rest_patiently(&mut self, patience: std::time::Duration) -> (Vec<u8>, bool) {
         let mut out = std::mem::take(&mut self.buffer);
-        let clean =
-            tokio::time::timeout(PATIENCE, self.stream.read_to_end(&mut out)).await.expect("an end").is_ok();
+        let clean = tokio::time::timeout(patience, self.stream.read_to_end(&mut out)).await.expect("an end").is_ok();
         (out, clean)
     }
 }
