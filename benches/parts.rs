@@ -37,16 +37,37 @@ fn timed(what: &str, times: u32, mut run: impl FnMut(u32)) -> Duration {
 
 fn headers(remaining: u64) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let mut put = |name: &'static str, value: String| headers.insert(name, HeaderValue::from_str(&value).unwrap());
+    let mut put =
+        |name: &'static str, value: String| headers.insert(name, HeaderValue::from_str(&value).unwrap());
     put("date", "Tue, 24 Nov 2026 05:00:00 GMT".into());
     put("request-id", "req_011CZ47RMLnx1JoJXRrzzSde".into());
     put("anthropic-organization-id", "00000000-0000-0000-0000-000000000000".into());
     put("anthropic-workspace-id", "wrkspc_bench".into());
     for (limit, left, reset, of) in [
-        ("anthropic-ratelimit-requests-limit", "anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset", 4_000),
-        ("anthropic-ratelimit-input-tokens-limit", "anthropic-ratelimit-input-tokens-remaining", "anthropic-ratelimit-input-tokens-reset", 2_000_000),
-        ("anthropic-ratelimit-output-tokens-limit", "anthropic-ratelimit-output-tokens-remaining", "anthropic-ratelimit-output-tokens-reset", 400_000),
-        ("anthropic-ratelimit-tokens-limit", "anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset", 2_400_000),
+        (
+            "anthropic-ratelimit-requests-limit",
+            "anthropic-ratelimit-requests-remaining",
+            "anthropic-ratelimit-requests-reset",
+            4_000,
+        ),
+        (
+            "anthropic-ratelimit-input-tokens-limit",
+            "anthropic-ratelimit-input-tokens-remaining",
+            "anthropic-ratelimit-input-tokens-reset",
+            2_000_000,
+        ),
+        (
+            "anthropic-ratelimit-output-tokens-limit",
+            "anthropic-ratelimit-output-tokens-remaining",
+            "anthropic-ratelimit-output-tokens-reset",
+            400_000,
+        ),
+        (
+            "anthropic-ratelimit-tokens-limit",
+            "anthropic-ratelimit-tokens-remaining",
+            "anthropic-ratelimit-tokens-reset",
+            2_400_000,
+        ),
     ] {
         put(limit, of.to_string());
         put(left, (of - remaining % 1_000).to_string());
@@ -67,7 +88,7 @@ fn call() -> Arc<Call> {
         region: None,
         started: Timestamp::default(),
         traceparent: None,
-        method: "POST".into(),
+        method: http::Method::POST,
         path: "/v1/messages".into(),
     })
 }
@@ -96,7 +117,8 @@ fn main() {
             Thresholds::default(),
             BookLimits { buckets: buckets * 3, ..BookLimits::default() },
         );
-        let models: Vec<ModelGroup> = (0..buckets).map(|n| ModelGroup::of_model(&format!("model-{n}"))).collect();
+        let models: Vec<ModelGroup> =
+            (0..buckets).map(|n| ModelGroup::of_model(&format!("model-{n}"))).collect();
         let head = head(&call, &one, &model, start);
         for model in &models {
             book.head(&Head { model: Some(model.clone()), ..head.clone() });
@@ -114,7 +136,11 @@ fn main() {
     for n in 0..3_334 {
         book.head(&head(&call, &one, &ModelGroup::of_model(&format!("model-{n}")), start));
     }
-    let facts = Facts { owners: ArcSwap::from_pointee(Owners::default()), stats: Arc::default(), genai: GenAi::new(Semconv::Off, None) };
+    let facts = Facts {
+        owners: ArcSwap::from_pointee(Owners::default()),
+        stats: Arc::default(),
+        genai: GenAi::new(Semconv::Off, None),
+    };
     let snapshot = book.snapshot(start);
     println!("buckets in the scrape: {}", snapshot.buckets.len());
     timed("scrape: 10,002 buckets as text (wanted: 20,000 us)", 5, |_| {
@@ -124,7 +150,10 @@ fn main() {
         black_box(book.snapshot(start));
     });
     timed("engine: a tick over 10,002 buckets", 20, |_| book.tick(start));
-    let body = format!(r#"{{"max_tokens":16,"messages":[{{"content":"{}"}}],"model":"m"}}"#, "lorem ipsum dolor ".repeat(500_000));
+    let body = format!(
+        r#"{{"max_tokens":16,"messages":[{{"content":"{}"}}],"model":"m"}}"#,
+        "lorem ipsum dolor ".repeat(500_000)
+    );
     let scan = timed("scan: a request body of 9 MB", 3, |_| {
         let mut scanner = Scanner::new(["model", "max_tokens", "stream"], 256);
         body.as_bytes().chunks(16_384).for_each(|chunk| scanner.feed(chunk));

@@ -23,8 +23,8 @@ use crate::stats::Stats;
 use crate::stop::{self, Stopper};
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -199,6 +199,7 @@ fn meter(config: &Config, shared: &Shared, stats: &Arc<Stats>, clock: &Clock) ->
         clock: clock.clone(),
         owners: config.owners.clone(),
         groups: config.model_groups.clone(),
+        models: RwLock::default(),
         credentials: Credentials::new(config.fingerprint_key.as_ref(), &config.credentials),
         read_head: shared.read_head,
         next_id: shared.next_id.clone(),

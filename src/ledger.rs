@@ -6,6 +6,7 @@
 
 use crate::observation::Usage;
 use crate::route::{ModelGroup, Owner, RouteName, Surface};
+use foldhash::fast::RandomState;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -52,7 +53,7 @@ struct Row {
 /// The totals of everything that passed.
 #[derive(Debug)]
 pub struct Ledger {
-    rows: RwLock<HashMap<TotalsKey, Arc<Row>>>,
+    rows: RwLock<HashMap<TotalsKey, Arc<Row>, RandomState>>,
     max_rows: usize,
     folded: AtomicU64,
     in_flight: RwLock<BTreeMap<RouteName, Arc<InFlight>>>,

@@ -115,7 +115,7 @@ pub struct Call {
     /// `traceparent` as the caller sent it.
     pub traceparent: Option<Arc<str>>,
     /// HTTP method.
-    pub method: Arc<str>,
+    pub method: http::Method,
     /// Path without its query.
     pub path: Arc<str>,
 }

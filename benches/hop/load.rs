@@ -64,7 +64,8 @@ impl Load {
         for nth in 0..self.connections {
             let (micros, time) = (micros.clone(), self.time);
             let every = self.rate.map(|rate| Duration::from_secs_f64(self.connections as f64 / rate));
-            let offset = every.map_or(Duration::ZERO, |every| every.mul_f64(nth as f64 / self.connections as f64));
+            let offset =
+                every.map_or(Duration::ZERO, |every| every.mul_f64(nth as f64 / self.connections as f64));
             tasks.push(tokio::spawn(async move {
                 let own = connection(to, started + offset, time, every).await;
                 micros.lock().unwrap().extend(own);
@@ -107,7 +108,10 @@ async fn connection(to: SocketAddr, start: Instant, time: Duration, every: Optio
 }
 
 fn request_body() -> String {
-    format!(r#"{{"max_tokens":16,"messages":[{{"role":"user","content":"{}"}}],"model":"claude-opus-5-5"}}"#, "word ".repeat(80))
+    format!(
+        r#"{{"max_tokens":16,"messages":[{{"role":"user","content":"{}"}}],"model":"claude-opus-5-5"}}"#,
+        "word ".repeat(80)
+    )
 }
 
 async fn call(sender: &mut SendRequest<Full<Bytes>>, to: SocketAddr, body: Bytes) {

@@ -9,7 +9,13 @@
 //! - **plimsoll**: the release binary with everything on (owners, metrics, spans off the wire).
 //! - **B**: Envoy with a JSON access log of the same headers, if `PLIMSOLL_ENVOY` names its binary.
 //! - **direct**: no proxy.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods
+)]
 
 mod load;
 mod proxies;
@@ -20,7 +26,8 @@ use std::collections::BTreeMap;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     match args.first().map(String::as_str) {
         Some("upstream") => runtime().block_on(proxies::upstream()),
         Some("baseline") => runtime().block_on(proxies::baseline(args[1].parse().unwrap())),
@@ -39,7 +46,8 @@ async fn compare(args: &[String]) {
     let rounds: usize = flag(args, "--rounds").map_or(7, |n| n.parse().unwrap());
     let quick = args.iter().any(|a| a == "--quick");
     let upstream = Proxy::upstream().await;
-    let mut proxies = vec![Proxy::direct(&upstream), Proxy::baseline(&upstream).await, Proxy::plimsoll(&upstream).await];
+    let mut proxies =
+        vec![Proxy::direct(&upstream), Proxy::baseline(&upstream).await, Proxy::plimsoll(&upstream).await];
     proxies.extend(Proxy::envoy(&upstream).await);
     let loads = Load::all(quick);
     let mut raw: BTreeMap<Key, Vec<f64>> = BTreeMap::new();
@@ -81,7 +89,13 @@ fn median(values: &[f64]) -> f64 {
 
 /// The median over the rounds of the ratio to baseline A in the same round. What the hop adds is
 /// what stands above the direct way.
-fn ratio(raw: &BTreeMap<Key, Vec<f64>>, load: &'static str, proxy: &'static str, figure: &'static str, added: bool) -> Option<f64> {
+fn ratio(
+    raw: &BTreeMap<Key, Vec<f64>>,
+    load: &'static str,
+    proxy: &'static str,
+    figure: &'static str,
+    added: bool,
+) -> Option<f64> {
     let of = |proxy| raw.get(&(load, proxy, figure));
     let (own, base, direct) = (of(proxy)?, of("A")?, of("direct")?);
     let ratios: Vec<f64> = own
@@ -100,7 +114,9 @@ fn report(raw: &BTreeMap<Key, Vec<f64>>, proxies: &[Proxy], loads: &[Load]) {
         for figure in Figures::NAMES.into_iter().chain(["rss_anon_mb", "rss_mb"]) {
             let cells: Vec<String> = proxies
                 .iter()
-                .map(|p| raw.get(&(load.name, p.name, figure)).map_or("-".into(), |v| format!("{:.1}", median(v))))
+                .map(|p| {
+                    raw.get(&(load.name, p.name, figure)).map_or("-".into(), |v| format!("{:.1}", median(v)))
+                })
                 .collect();
             println!("| {} | {figure} | {} |", load.name, cells.join(" | "));
         }

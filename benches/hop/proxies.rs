@@ -60,16 +60,20 @@ pub(crate) async fn upstream() {
             request.into_body().collect().await.ok();
             Ok::<_, Infallible>(answer())
         });
-        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+        );
     }
 }
 
-/// Baseline A: forwards, streams both ways, keeps connections; measures nothing.
+/// Baseline A: forwards, streams both ways, keeps connections and the case of names (without which a
+/// hop is not transparent); measures nothing.
 pub(crate) async fn baseline(upstream: SocketAddr) {
     let listener = announce().await;
     let mut connector = hyper_util::client::legacy::connect::HttpConnector::new();
     connector.set_nodelay(true);
-    let client: Client<_, Incoming> = Client::builder(TokioExecutor::new()).build(connector);
+    let client: Client<_, Incoming> =
+        Client::builder(TokioExecutor::new()).http1_preserve_header_case(true).build(connector);
     while let Ok((stream, _)) = listener.accept().await {
         stream.set_nodelay(true).unwrap();
         let client = client.clone();
@@ -82,7 +86,9 @@ pub(crate) async fn baseline(upstream: SocketAddr) {
                 client.request(request).await
             }
         });
-        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        let mut server = hyper::server::conn::http1::Builder::new();
+        server.preserve_header_case(true).auto_date_header(false);
+        tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
     }
 }
 
@@ -102,7 +108,8 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     async fn of(name: &'static str, command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true).spawn().unwrap();
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let address = lines.next_line().await.unwrap().unwrap().parse().unwrap();
         Self { name, address, child: Some(child), _dir: None }
@@ -152,7 +159,12 @@ impl Proxy {
         std::fs::write(&file, config).unwrap();
         let log = std::fs::File::create(dir.path().join("envoy.log")).unwrap();
         let mut command = Command::new(binary);
-        command.arg("-c").arg(&file).args(["--concurrency", "2", "--disable-hot-restart"]).stdout(Stdio::null()).stderr(log);
+        command
+            .arg("-c")
+            .arg(&file)
+            .args(["--concurrency", "2", "--disable-hot-restart"])
+            .stdout(Stdio::null())
+            .stderr(log);
         let child = command.kill_on_drop(true).spawn().unwrap();
         ready(address).await;
         Some(Self { name: "B", address, child: Some(child), _dir: Some(dir) })

@@ -7,7 +7,7 @@
 //! with resets in Unix seconds. Every header is optional. The unified family is read by its
 //! grammar, `anthropic-ratelimit-unified-(<window>-)?<field>`, because windows come and go.
 
-use super::{http_date, text};
+use super::{http_date, printable, text};
 use crate::limit::{Amount, Level, Limiter, Reading, Refill, Standing, Timestamp, Window};
 use crate::observation::{Account, Limits, Usage};
 use http::HeaderMap;
@@ -41,9 +41,15 @@ const MAX_RETRY_AFTER: u64 = 8 * 24 * 3600;
 /// One pass over the headers: this runs while an answer waits.
 pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
     let mut seen = Seen::default();
-    for name in headers.keys() {
+    for (name, value) in headers {
         if let Some(rest) = name.as_str().strip_prefix(PREFIX) {
-            seen.header(rest, headers, name.as_str());
+            match printable(value) {
+                Some(value) => seen.header(rest, value),
+                None => {
+                    seen.unified.present |= rest.starts_with(UNIFIED);
+                    seen.complaints += 1;
+                }
+            }
         }
     }
     let Seen { trios, unified, organization, workspace, mut complaints } = seen;
@@ -53,7 +59,8 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
     }
     drop_redundant_tokens(&mut readings);
     let keyed = !readings.is_empty();
-    readings.extend(unified.windows.into_iter().filter_map(|(window, fields)| window_reading(window, fields)));
+    readings
+        .extend(unified.windows.into_iter().filter_map(|(window, fields)| window_reading(window, fields)));
     let server_time = http_date(headers);
     // Resets are on the server's clock: shift them to ours, so that skew never reads as time left.
     for reading in &mut readings {
@@ -87,26 +94,33 @@ struct Seen<'h> {
 }
 
 impl<'h> Seen<'h> {
-    /// Takes in a header; `rest` is its name behind `anthropic-`.
-    fn header(&mut self, rest: &'h str, headers: &'h HeaderMap, name: &str) {
+    /// Takes in a header; `rest` is its name behind `anthropic-`. A repeated header comes once for
+    /// each value: the last one counts, and a contradiction is a complaint.
+    fn header(&mut self, rest: &'h str, value: &'h str) {
         if let Some(rest) = rest.strip_prefix(UNIFIED) {
             self.unified.present = true;
-            if let Some(value) = text(headers, name, &mut self.complaints) {
-                self.unified.header(rest, value, &mut self.complaints);
-            }
+            self.unified.header(rest, value, &mut self.complaints);
             return;
         }
         match rest {
-            "organization-id" => self.organization = text(headers, name, &mut self.complaints),
-            "workspace-id" => self.workspace = text(headers, name, &mut self.complaints),
+            "organization-id" => put(&mut self.organization, Some(value), &mut self.complaints),
+            "workspace-id" => put(&mut self.workspace, Some(value), &mut self.complaints),
             _ => {
                 let Some((stem, field)) = rest.rsplit_once('-') else { return };
-                let Some(at) = TRIOS.iter().position(|(known, ..)| *known == stem) else { return };
-                if let Some(value) = text(headers, name, &mut self.complaints) {
+                if let Some(at) = TRIOS.iter().position(|(known, ..)| *known == stem) {
                     self.trios[at].field(field, value, &mut self.complaints);
                 }
             }
         }
+    }
+}
+
+/// Keeps what a header says; what cannot be read, or contradicts what it said before, is a complaint.
+fn put<T: PartialEq>(kept: &mut Option<T>, read: Option<T>, complaints: &mut u32) {
+    let contradicts = kept.is_some() && read.is_some() && *kept != read;
+    *complaints += u32::from(read.is_none() || contradicts);
+    if read.is_some() {
+        *kept = read;
     }
 }
 
@@ -132,22 +146,12 @@ struct Trio {
 impl Trio {
     fn field(&mut self, field: &str, value: &str, complaints: &mut u32) {
         let number = || value.parse::<u64>().ok().map(Amount::new);
-        let read = match field {
-            "limit" => {
-                self.limit = number();
-                self.limit.is_some()
-            }
-            "remaining" => {
-                self.remaining = number();
-                self.remaining.is_some()
-            }
-            "reset" => {
-                self.resets = moment(value);
-                self.resets.is_some()
-            }
-            _ => true,
-        };
-        *complaints += u32::from(!read);
+        match field {
+            "limit" => put(&mut self.limit, number(), complaints),
+            "remaining" => put(&mut self.remaining, number(), complaints),
+            "reset" => put(&mut self.resets, moment(value), complaints),
+            _ => {}
+        }
     }
 
     fn reading(self, limiter: Limiter, rounding: Amount, complaints: &mut u32) -> Option<Reading> {
@@ -274,30 +278,22 @@ fn window_field(rest: &str) -> Option<(&str, &str)> {
 }
 
 fn fill(fields: &mut WindowFields, field: &str, value: &str, complaints: &mut u32) {
-    let read = match field {
+    match field {
         "utilization" => {
-            fields.used = value
-                .parse::<f64>()
-                .ok()
-                .filter(|v| v.is_finite() && (0.0..=1000.0).contains(v))
-                .map(|v| Amount::new((v * 1e6).round() as u64));
-            fields.used.is_some()
+            let used = value.parse::<f64>().ok().filter(|v| v.is_finite() && (0.0..=1000.0).contains(v));
+            put(&mut fields.used, used.map(|v| Amount::new((v * 1e6).round() as u64)), complaints);
         }
-        "reset" => {
-            fields.resets = moment(value);
-            fields.resets.is_some()
-        }
+        "reset" => put(&mut fields.resets, moment(value), complaints),
         _ => {
-            fields.standing = match value {
+            let standing = match value {
                 "allowed" => Some(Standing::Allowed),
                 "allowed_warning" => Some(Standing::Warning),
                 "rejected" => Some(Standing::Rejected),
                 _ => None,
             };
-            fields.standing.is_some()
+            put(&mut fields.standing, standing, complaints);
         }
-    };
-    *complaints += u32::from(!read);
+    }
 }
 
 fn window_reading(window: &str, fields: WindowFields) -> Option<Reading> {

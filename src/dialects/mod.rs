@@ -8,7 +8,7 @@ pub mod error_text;
 
 use crate::limit::Timestamp;
 use crate::observation::Limits;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 /// Reads what a response head says about limits. `now` is used only where the response carries no
 /// `Date` of its own.
@@ -30,13 +30,14 @@ pub(crate) fn text<'h>(headers: &'h HeaderMap, name: &str, complaints: &mut u32)
         }
         last = value;
     }
-    match last.to_str() {
-        Ok(value) if value.len() <= MAX_VALUE => Some(value.trim()),
-        _ => {
-            *complaints += 1;
-            None
-        }
-    }
+    let value = printable(last);
+    *complaints += u32::from(value.is_none());
+    value
+}
+
+/// A header value as trimmed text, if it is printable and not absurdly long.
+pub(crate) fn printable(value: &HeaderValue) -> Option<&str> {
+    value.to_str().ok().filter(|value| value.len() <= MAX_VALUE).map(str::trim)
 }
 
 /// Longest header value a dialect reads; longer ones are complaints.

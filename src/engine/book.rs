@@ -15,6 +15,7 @@ use crate::limit::{Limiter, Reading, Scope, Timestamp, Window};
 use crate::observation::{Account, Call, Client, End, ErrorBody, Head, Limits};
 use crate::owner::{Class, Evidence, Owners, Verdict, judge};
 use crate::route::{ModelGroup, Owner, RouteName, Surface};
+use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,11 +113,11 @@ pub struct Book {
     owners: Arc<Owners>,
     thresholds: Thresholds,
     limits: BookLimits,
-    buckets: HashMap<BucketKey, Entry>,
-    throttles: HashMap<Identity, Throttle>,
-    rejections: HashMap<RejectionKey, Rejections>,
-    incidents: HashMap<RouteName, Incident>,
-    arrivals: HashMap<RouteName, Arrivals>,
+    buckets: HashMap<BucketKey, Entry, RandomState>,
+    throttles: HashMap<Identity, Throttle, RandomState>,
+    rejections: HashMap<RejectionKey, Rejections, RandomState>,
+    incidents: HashMap<RouteName, Incident, RandomState>,
+    arrivals: HashMap<RouteName, Arrivals, RandomState>,
     folded: u64,
     late: u64,
     /// The bucket table was full and all fresh: no search for a victim before this.
@@ -132,11 +133,11 @@ impl Book {
             owners,
             thresholds,
             limits,
-            buckets: HashMap::new(),
-            throttles: HashMap::new(),
-            rejections: HashMap::new(),
-            incidents: HashMap::new(),
-            arrivals: HashMap::new(),
+            buckets: HashMap::default(),
+            throttles: HashMap::default(),
+            rejections: HashMap::default(),
+            incidents: HashMap::default(),
+            arrivals: HashMap::default(),
             folded: 0,
             late: 0,
             full_until: Timestamp::default(),

@@ -9,6 +9,7 @@ use super::catalogue::{escaped, key};
 use crate::config::Semconv;
 use crate::engine::Judged;
 use crate::observation::Outcome;
+use crate::route::{ModelGroup, Surface};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
@@ -17,7 +18,7 @@ use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram as PromHistogram;
 use prometheus_client::registry::{Registry, Unit};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -124,13 +125,34 @@ type TokenSizes = Family<Labels, PromHistogram, fn() -> PromHistogram>;
 /// The state of the GenAI metrics.
 pub struct GenAi {
     semconv: Semconv,
-    sets: Mutex<HashSet<Labels>>,
+    sets: Mutex<HashMap<CallKind, Arc<Handles>>>,
     durations: Durations,
     tokens: TokenSizes,
     outputs: TokenSizes,
     input_total: Family<Labels, PromCounter>,
     output_total: Family<Labels, PromCounter>,
     otel: Vec<Otel>,
+}
+
+/// What calls of one set of attributes have in common.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct CallKind {
+    surface: Surface,
+    model: Option<ModelGroup>,
+    error: Option<String>,
+}
+
+/// The metrics of one set of attributes, looked up once.
+struct Handles {
+    attributes: Vec<KeyValue>,
+    input: Vec<KeyValue>,
+    output: Vec<KeyValue>,
+    duration: HistogramWithExemplars<TraceLabel>,
+    input_tokens: PromHistogram,
+    output_tokens: PromHistogram,
+    output_sizes: PromHistogram,
+    input_total: PromCounter,
+    output_total: PromCounter,
 }
 
 impl fmt::Debug for GenAi {
@@ -180,55 +202,78 @@ impl GenAi {
         {
             return;
         }
-        let labels = self.bounded(labels(call));
+        let handles = self.handles(call);
         let secs = call.end.at.since(call.end.call.started).as_secs_f64();
         let trace = call.end.call.trace_id().map(|id| [("trace_id", id.to_owned())]);
-        self.durations.get_or_create(&labels).observe(secs, trace, None);
+        handles.duration.observe(secs, trace, None);
         let usage = call.end.usage.map(|usage| {
             let input = usage.input.get() + usage.cache_write.get() + usage.cache_read.get();
             (input, usage.output.get())
         });
         if let Some((input, output)) = usage {
-            for (kind, n) in [("input", input), ("output", output)] {
-                self.tokens.get_or_create(&labels.with(key::TOKEN_TYPE, kind)).observe(n as f64);
-            }
-            self.outputs.get_or_create(&labels).observe(output as f64);
-            self.input_total.get_or_create(&labels).inc_by(input);
-            self.output_total.get_or_create(&labels).inc_by(output);
+            handles.input_tokens.observe(input as f64);
+            handles.output_tokens.observe(output as f64);
+            handles.output_sizes.observe(output as f64);
+            handles.input_total.inc_by(input);
+            handles.output_total.inc_by(output);
         }
-        let attributes = labels.otel();
         for instrument in &self.otel {
             match (instrument, usage) {
-                (Otel::Duration(histogram), _) => histogram.record(secs, &attributes),
+                (Otel::Duration(histogram), _) => histogram.record(secs, &handles.attributes),
                 (Otel::Tokens(histogram), Some((input, output))) => {
-                    histogram.record(input, &labels.with(key::TOKEN_TYPE, "input").otel());
-                    histogram.record(output, &labels.with(key::TOKEN_TYPE, "output").otel());
+                    histogram.record(input, &handles.input);
+                    histogram.record(output, &handles.output);
                 }
-                (Otel::OutputTokens(histogram), Some((_, output))) => histogram.record(output, &attributes),
-                (Otel::InputTotal(counter), Some((input, _))) => counter.add(input, &attributes),
-                (Otel::OutputTotal(counter), Some((_, output))) => counter.add(output, &attributes),
+                (Otel::OutputTokens(histogram), Some((_, output))) => {
+                    histogram.record(output, &handles.attributes);
+                }
+                (Otel::InputTotal(counter), Some((input, _))) => counter.add(input, &handles.attributes),
+                (Otel::OutputTotal(counter), Some((_, output))) => counter.add(output, &handles.attributes),
                 (_, None) => {}
             }
         }
     }
 
-    /// These labels, or those of `_other` once there are too many.
-    fn bounded(&self, labels: Labels) -> Labels {
+    /// The metrics of a call's attributes, or of the model `_other` once there are too many.
+    fn handles(&self, call: &Judged) -> Arc<Handles> {
+        let mut kind = CallKind {
+            surface: call.surface,
+            model: call.end.model.clone(),
+            error: (call.verdict.is_some() || call.end.outcome == Outcome::UpstreamBroken)
+                .then(|| call.end.error_type()),
+        };
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        if sets.contains(&labels) {
-            return labels;
+        if let Some(handles) = sets.get(&kind) {
+            return handles.clone();
         }
-        if sets.len() < MAX_SETS {
-            sets.insert(labels.clone());
-            return labels;
+        if sets.len() >= MAX_SETS {
+            kind.model = Some(ModelGroup::other());
         }
-        Labels(
-            labels
-                .0
-                .into_iter()
-                .map(|(n, v)| if n == key::MODEL { (n, "_other".to_owned()) } else { (n, v) })
-                .collect(),
-        )
+        sets.entry(kind.clone()).or_insert_with(|| Arc::new(self.make(&kind))).clone()
+    }
+
+    fn make(&self, kind: &CallKind) -> Handles {
+        let labels = labels(kind);
+        let (input, output) = (labels.with(key::TOKEN_TYPE, "input"), labels.with(key::TOKEN_TYPE, "output"));
+        // One statement each: the look-up holds a lock until its statement ends, and two look-ups in
+        // one family would wait for each other.
+        let duration = self.durations.get_or_create(&labels).clone();
+        let input_tokens = self.tokens.get_or_create(&input).clone();
+        let output_tokens = self.tokens.get_or_create(&output).clone();
+        let output_sizes = self.outputs.get_or_create(&labels).clone();
+        let input_total = self.input_total.get_or_create(&labels).clone();
+        let output_total = self.output_total.get_or_create(&labels).clone();
+        Handles {
+            duration,
+            input_tokens,
+            output_tokens,
+            output_sizes,
+            input_total,
+            output_total,
+            attributes: labels.otel(),
+            input: input.otel(),
+            output: output.otel(),
+        }
     }
 
     /// Puts the metrics on the scrape.
@@ -286,16 +331,16 @@ fn instrument(meter: &Meter, metric: &GenAiMetric) -> Otel {
     }
 }
 
-fn labels(call: &Judged) -> Labels {
+fn labels(kind: &CallKind) -> Labels {
     let mut all = vec![
         ("gen_ai.operation.name", "chat".to_owned()),
-        (key::PROVIDER, call.surface.provider().to_owned()),
+        (key::PROVIDER, kind.surface.provider().to_owned()),
     ];
-    if let Some(model) = call.end.model.as_ref().filter(|m| !m.as_str().is_empty()) {
+    if let Some(model) = kind.model.as_ref().filter(|m| !m.as_str().is_empty()) {
         all.push((key::MODEL, model.as_str().to_owned()));
     }
-    if call.verdict.is_some() || call.end.outcome == Outcome::UpstreamBroken {
-        all.push(("error.type", call.end.error_type()));
+    if let Some(error) = &kind.error {
+        all.push(("error.type", error.clone()));
     }
     Labels(all)
 }

@@ -99,7 +99,8 @@ impl Collector for Rendered {
                 Kind::Counter => MetricType::Counter,
             };
             let mut metric = encoder.encode_descriptor(&name, family.metric.help, unit.as_ref(), kind)?;
-            let names: Vec<(&str, String)> = family.metric.attributes.iter().map(|k| (*k, escaped(k))).collect();
+            let names: Vec<(&str, String)> =
+                family.metric.attributes.iter().map(|k| (*k, escaped(k))).collect();
             for Point { attributes, value, trace } in &family.points {
                 let labels: Vec<(&str, &str)> =
                     attributes.iter().map(|(k, v)| (label_of(&names, k), v.as_ref())).collect();

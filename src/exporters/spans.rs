@@ -80,7 +80,7 @@ fn operation(call: &Call) -> &str {
     if call.path.ends_with("/v1/messages") || call.path.ends_with("/chat/completions") {
         "chat"
     } else {
-        &call.method
+        call.method.as_str()
     }
 }
 

@@ -73,7 +73,8 @@ impl Conn {
     /// The same, waiting longer (on paused time that costs nothing).
     pub async fn rest_patiently(&mut self, patience: std::time::Duration) -> (Vec<u8>, bool) {
         let mut out = std::mem::take(&mut self.buffer);
-        let clean = tokio::time::timeout(patience, self.stream.read_to_end(&mut out)).await.expect("an end").is_ok();
+        let clean =
+            tokio::time::timeout(patience, self.stream.read_to_end(&mut out)).await.expect("an end").is_ok();
         (out, clean)
     }
 }

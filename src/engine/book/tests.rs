@@ -22,7 +22,7 @@ fn call(route: &str) -> Arc<Call> {
         region: None,
         started: T0,
         traceparent: None,
-        method: "POST".into(),
+        method: http::Method::POST,
         path: "/v1/messages".into(),
     })
 }

@@ -42,8 +42,7 @@ use upstream::Upstream;
 pub const DRAIN: Duration = Duration::from_secs(20);
 /// How long a client may take to send a request head, or to shake hands.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Most headers of a message.
-const MAX_HEADERS: usize = 256;
+
 /// Largest head of a message.
 const MAX_HEAD: usize = 256 * 1024;
 /// Most bytes of an answer that wait for a slow h2 reader.
@@ -299,7 +298,6 @@ fn server() -> Server {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .preserve_header_case(true)
-        .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
         // The upstream's `date` passes, or none.
         .auto_date_header(false);

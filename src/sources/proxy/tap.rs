@@ -18,13 +18,17 @@ use crate::owner::Owners;
 use crate::route::{ModelGroup, ModelGroups, Surface};
 use crate::stats::Stats;
 use http::{HeaderMap, request, response};
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use tokio::sync::mpsc;
 
 /// Longest value of a request member that is kept.
 const MAX_MEMBER: usize = 256;
+
+/// Most model names that are remembered with their group.
+const MAX_MODELS: usize = 1_000;
 
 /// How a dialect reads a response head.
 pub type ReadHead = fn(u16, &HeaderMap, Timestamp) -> Limits;
@@ -43,6 +47,8 @@ pub struct Meter {
     pub owners: Arc<Owners>,
     /// Models that share a pool.
     pub groups: ModelGroups,
+    /// Model names that were seen, with their groups.
+    pub models: RwLock<HashMap<Box<[u8]>, ModelGroup>>,
     /// Names of credentials.
     pub credentials: Credentials,
     /// The dialect.
@@ -67,6 +73,21 @@ impl Meter {
         result
     }
 
+    /// The group of a model named in JSON. Remembered: nearly every call names one of a few.
+    fn model(&self, json: &[u8]) -> Option<ModelGroup> {
+        let known = self.models.read().unwrap_or_else(PoisonError::into_inner).get(json).cloned();
+        if known.is_some() {
+            return known;
+        }
+        let id: String = serde_json::from_slice(json).ok()?;
+        let group = self.groups.of(&id);
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        if models.len() < MAX_MODELS {
+            models.insert(json.into(), group.clone());
+        }
+        Some(group)
+    }
+
     fn send(&self, observation: Observation) {
         if self.observations.try_send(observation).is_err() {
             self.stats.tap_dropped.up();
@@ -82,6 +103,7 @@ pub struct RequestTap {
     bytes: AtomicU64,
     broken: AtomicBool,
     scanner: Mutex<Scanner<3>>,
+    model: OnceLock<ModelGroup>,
 }
 
 impl RequestTap {
@@ -102,9 +124,12 @@ impl RequestTap {
     }
 
     fn model(&self) -> Option<ModelGroup> {
+        if let Some(model) = self.model.get() {
+            return Some(model.clone());
+        }
         let scanner = self.scanner.lock().unwrap_or_else(PoisonError::into_inner);
-        let id: String = serde_json::from_slice(scanner.value(0)?).ok()?;
-        Some(self.meter.groups.of(&id))
+        let model = self.meter.model(scanner.value(0)?)?;
+        Some(self.model.get_or_init(|| model).clone())
     }
 
     fn shape(&self) -> RequestShape {
@@ -166,7 +191,7 @@ impl CallTap {
             region: route.region.clone(),
             started: meter.clock.now(),
             traceparent: text("traceparent").map(Into::into),
-            method: head.method.as_str().into(),
+            method: head.method.clone(),
             path: cut(path).into(),
         };
         let request = Arc::new(RequestTap {
@@ -174,6 +199,7 @@ impl CallTap {
             bytes: AtomicU64::new(0),
             broken: AtomicBool::new(false),
             scanner: Mutex::new(Scanner::new(["model", "max_tokens", "stream"], MAX_MEMBER)),
+            model: OnceLock::new(),
         });
         Self {
             meter: meter.clone(),

@@ -66,7 +66,6 @@ impl Upstream {
         Ok(Self::Http1(
             legacy::Client::builder(TokioExecutor::new())
                 .http1_preserve_header_case(true)
-                .http1_max_headers(super::MAX_HEADERS)
                 .pool_idle_timeout(IDLE)
                 .pool_timer(TokioTimer::new())
                 .set_host(false)
