@@ -15,5 +15,6 @@ mod otlp;
 mod pipeline;
 mod process;
 mod reload;
+mod runbooks;
 mod transparency;
 mod verdicts;
