@@ -99,17 +99,23 @@ fn head(call: &Arc<Call>, headers: &HeaderMap, model: &ModelGroup, now: Timestam
 }
 
 fn main() {
+    let (one, start) = (headers(7), Timestamp::from_secs(1_795_000_000));
+    observations(&one, start);
+    scrape(&one, start);
+    scan();
+}
+
+fn observations(one: &HeaderMap, start: Timestamp) {
     let call = call();
     let model = ModelGroup::of_model("claude-opus-5-5");
     let mut book = Book::new(Arc::new(Owners::default()), Thresholds::default(), BookLimits::default());
-    let (one, start) = (headers(7), Timestamp::from_secs(1_795_000_000));
     timed("dialect: one response head (12 limit headers)", 20_000, |n| {
-        black_box(dialects::read_head(200, &one, start.plus(Duration::from_millis(u64::from(n)))));
+        black_box(dialects::read_head(200, one, start.plus(Duration::from_millis(u64::from(n)))));
     });
     let mut at = start;
     timed("dialect and engine: one observation (wanted: 2 us)", 20_000, |_| {
         at = at.plus(Duration::from_millis(1));
-        book.head(&head(&call, &one, &model, at));
+        book.head(&head(&call, one, &model, at));
     });
     for buckets in [10, 10_000, 100_000_usize] {
         let mut book = Book::new(
@@ -119,7 +125,7 @@ fn main() {
         );
         let models: Vec<ModelGroup> =
             (0..buckets).map(|n| ModelGroup::of_model(&format!("model-{n}"))).collect();
-        let head = head(&call, &one, &model, start);
+        let head = head(&call, one, &model, start);
         for model in &models {
             book.head(&Head { model: Some(model.clone()), ..head.clone() });
         }
@@ -128,13 +134,17 @@ fn main() {
             book.head(&Head { model: Some(model), ..head.clone() });
         });
     }
+}
+
+fn scrape(one: &HeaderMap, start: Timestamp) {
+    let call = call();
     let mut book = Book::new(
         Arc::new(Owners::default()),
         Thresholds::default(),
         BookLimits { buckets: 10_002, ..BookLimits::default() },
     );
     for n in 0..3_334 {
-        book.head(&head(&call, &one, &ModelGroup::of_model(&format!("model-{n}")), start));
+        book.head(&head(&call, one, &ModelGroup::of_model(&format!("model-{n}")), start));
     }
     let facts = Facts {
         owners: ArcSwap::from_pointee(Owners::default()),
@@ -150,6 +160,9 @@ fn main() {
         black_box(book.snapshot(start));
     });
     timed("engine: a tick over 10,002 buckets", 20, |_| book.tick(start));
+}
+
+fn scan() {
     let body = format!(
         r#"{{"max_tokens":16,"messages":[{{"content":"{}"}}],"model":"m"}}"#,
         "lorem ipsum dolor ".repeat(500_000)

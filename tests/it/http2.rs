@@ -19,9 +19,12 @@ fn http2_route(upstream: SocketAddr) -> String {
     route_to(upstream).replace(&address, &format!("{address}, http2: true"))
 }
 
-/// What an upstream saw of a request.
+/// Version, path, headers, body and trailers.
+type SeenRequest = (Version, String, http::HeaderMap, Bytes, Option<http::HeaderMap>);
+
+/// What an upstream saw of its requests.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(Version, String, http::HeaderMap, Bytes, Option<http::HeaderMap>)>>>);
+struct Seen(Arc<Mutex<Vec<SeenRequest>>>);
 
 impl Seen {
     async fn note(&self, request: Request<hyper::body::Incoming>) {

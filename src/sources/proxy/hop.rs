@@ -33,7 +33,8 @@ pub fn end_to_end(headers: HeaderMap) -> HeaderMap {
     // message (RFC 9112, 6.3).
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
     rebuilt(headers, |name| {
-        !HOP_BY_HOP.contains(name) && !named.contains(name) && !(chunked && *name == header::CONTENT_LENGTH)
+        let void_length = chunked && *name == header::CONTENT_LENGTH;
+        !HOP_BY_HOP.contains(name) && !named.contains(name) && !void_length
     })
 }
 

@@ -32,7 +32,7 @@ type Connector = HttpsConnector<HttpConnector>;
 #[derive(Debug, Clone)]
 pub(super) enum Upstream {
     /// HTTP/1.1.
-    Http1(legacy::Client<Connector, RequestBody>),
+    Http1(Box<legacy::Client<Connector, RequestBody>>),
     /// HTTP/2.
     Http2(h2::Pool),
 }
@@ -63,14 +63,14 @@ impl Upstream {
             return Ok(Self::Http2(h2::Pool::new(connector, &route.upstream)));
         }
         let connector = connector.enable_http1().wrap_connector(tcp);
-        Ok(Self::Http1(
+        Ok(Self::Http1(Box::new(
             legacy::Client::builder(TokioExecutor::new())
                 .http1_preserve_header_case(true)
                 .pool_idle_timeout(IDLE)
                 .pool_timer(TokioTimer::new())
                 .set_host(false)
                 .build(connector),
-        ))
+        )))
     }
 
     /// True if requests go up as HTTP/2.
