@@ -17,4 +17,5 @@ mod process;
 mod reload;
 mod runbooks;
 mod transparency;
+mod transparency_h2;
 mod verdicts;
