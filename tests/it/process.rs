@@ -1,10 +1,13 @@
 //! The command itself: exit codes, messages, signals.
 
+use crate::support::h2;
 use crate::support::raw::{Conn, Upstream};
 use crate::support::{PATIENCE, wait_for};
+use http_body_util::BodyExt;
 use std::io::Write;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
@@ -158,6 +161,65 @@ async fn calls_in_flight_end_before_the_process_does() {
     assert_eq!(client.exactly(5).await, b"other");
     let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("ends").unwrap();
     assert!(status.success(), "{status}");
+}
+
+/// Callers that never pause while the process ends: what the upstream saw of, its caller has whole,
+/// and no call gets half an answer. What fails was never sent up, so it is safe to send again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_under_load_loses_no_call_that_was_taken() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
+    let upstream = h2::Upstream::start(1_000, move |_| {
+        count.fetch_add(1, Relaxed);
+        async { http::Response::new(h2::full(&"whole ".repeat(5_000))) }
+    })
+    .await;
+    let address = format!("'http://{}'", upstream.address);
+    let config =
+        crate::support::route_to(upstream.address).replace(&address, &format!("{address}, http2: true"));
+    let (mut child, hop, _) = start(&config).await;
+    // A client's spare connection, on which nothing is ever said: no drain waits for it.
+    let mut spare = Conn::connect(hop.parse().unwrap()).await;
+    let whole = Arc::new(AtomicUsize::new(0));
+    let mut callers = tokio::task::JoinSet::new();
+    let client = reqwest::Client::new();
+    for n in 0..16 {
+        let (hop, whole, client) = (hop.clone(), whole.clone(), client.clone());
+        if n % 2 == 0 {
+            callers.spawn(async move { call_over_h1_to_the_end(&client, &hop, &whole).await });
+        } else {
+            callers.spawn(async move { call_over_h2_to_the_end(&hop, &whole).await });
+        }
+    }
+    wait_for("load", async || (whole.load(Relaxed) > 500).then_some(())).await;
+    terminate(&child);
+    while let Some(caller) = tokio::time::timeout(PATIENCE, callers.join_next()).await.expect("all end") {
+        caller.unwrap();
+    }
+    // Patience is as long as a drain may last: less shows that it waited for nobody.
+    let ended = tokio::time::timeout(PATIENCE / 2, child.wait()).await;
+    assert!(ended.expect("waits for nobody").unwrap().success());
+    assert_eq!(spare.rest().await.0, b"");
+    assert_eq!(seen.load(Relaxed), whole.load(Relaxed), "seen by the upstream, answered whole");
+}
+
+async fn call_over_h1_to_the_end(client: &reqwest::Client, hop: &str, whole: &AtomicUsize) {
+    while let Ok(answer) = client.post(format!("http://{hop}/")).body("{}").send().await {
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.bytes().await.expect("never half an answer").len(), 30_000);
+        whole.fetch_add(1, Relaxed);
+    }
+}
+
+async fn call_over_h2_to_the_end(hop: &str, whole: &AtomicUsize) {
+    let mut sender = h2::client(hop.parse().unwrap()).await;
+    let call = || http::Request::post("http://localhost/").body(h2::full("{}")).unwrap();
+    while let Ok(answer) = sender.send_request(call()).await {
+        assert_eq!(answer.status(), 200);
+        let body = answer.into_body().collect().await.expect("never half an answer");
+        assert_eq!(body.to_bytes().len(), 30_000);
+        whole.fetch_add(1, Relaxed);
+    }
 }
 
 #[tokio::test]

@@ -42,6 +42,8 @@ use upstream::Upstream;
 pub const DRAIN: Duration = Duration::from_secs(20);
 /// How long a client may take to send a request head, or to shake hands.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a drain leaves a client that has connected to say its first word.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Largest head of a message.
 const MAX_HEAD: usize = 256 * 1024;
@@ -210,7 +212,8 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: Stop) {
                 Ok((stream, _)) => {
                     // Small writes are events of a stream: each goes out at once.
                     if stream.set_nodelay(true).is_ok() {
-                        tokio::spawn(connection(stream, shared.clone(), servers.clone(), graceful.watcher()));
+                        let opening = Opening { shared: shared.clone(), servers: servers.clone(), stop: stop.clone() };
+                        tokio::spawn(opening.connection(stream, graceful.watcher()));
                     }
                 }
                 Err(error) => {
@@ -236,24 +239,50 @@ struct Servers {
     http2: Server,
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Shared>, servers: Arc<Servers>, watcher: Watcher) {
-    let acceptor = shared.acceptor.load_full();
-    let Some(Acceptor(acceptor)) = &*acceptor else {
-        match tokio::time::timeout(HEAD_TIMEOUT, opens_with_h2(&stream)).await {
-            Ok(Ok(true)) => serve_connection(stream, shared, &servers.http2, watcher).await,
-            Ok(Ok(false)) => serve_connection(stream, shared, &servers.http1, watcher).await,
-            Ok(Err(_)) | Err(_) => tracing::debug!("a client connected and said nothing"),
-        }
-        return;
-    };
-    match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => {
+impl Servers {
+    const fn of(&self, h2: bool) -> &Server {
+        if h2 { &self.http2 } else { &self.http1 }
+    }
+}
+
+/// A connection before its first request: what it speaks is not known yet.
+struct Opening {
+    shared: Arc<Shared>,
+    servers: Arc<Servers>,
+    stop: Stop,
+}
+
+impl Opening {
+    async fn connection(mut self, stream: TcpStream, watcher: Watcher) {
+        let acceptor = self.shared.acceptor.load_full();
+        let Some(Acceptor(acceptor)) = &*acceptor else {
+            if let Some(h2) = self.first_word(opens_with_h2(&stream)).await {
+                serve_connection(stream, self.shared, self.servers.of(h2), watcher).await;
+            }
+            return;
+        };
+        if let Some(stream) = self.first_word(acceptor.accept(stream)).await {
             let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let server = if h2 { &servers.http2 } else { &servers.http1 };
-            serve_connection(stream, shared, server, watcher).await;
+            serve_connection(stream, self.shared, self.servers.of(h2), watcher).await;
         }
-        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
-        Err(_) => tracing::debug!("TLS handshake took too long"),
+    }
+
+    /// Waits for how a client opens, but not for long, and hardly at all once a drain has begun:
+    /// clients keep spare connections on which nothing was ever asked, and no drain may wait for those.
+    async fn first_word<T>(&mut self, word: impl Future<Output = io::Result<T>>) -> Option<T> {
+        let draining = async {
+            self.stop.requested().await;
+            tokio::time::sleep(LAST_WORD).await;
+        };
+        tokio::select! {
+            opened = tokio::time::timeout(HEAD_TIMEOUT, word) => match opened {
+                Ok(Ok(opened)) => return Some(opened),
+                Ok(Err(error)) => tracing::debug!(%error, "a client connected and opened nothing"),
+                Err(_) => tracing::debug!("a client took too long to open its connection"),
+            },
+            () = draining => tracing::debug!("a client had said nothing when the drain began"),
+        }
+        None
     }
 }
 
