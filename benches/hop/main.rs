@@ -6,7 +6,7 @@
 //! ratio to baseline A in the same round.
 //!
 //! - **A**: the smallest transparent reverse proxy on hyper, same pool, no measuring.
-//! - **plimsoll**: the release binary with everything on (owners, metrics, spans off the wire).
+//! - **plimsoll**: the release binary with what it measures on; no collector, so no spans.
 //! - **B**: Envoy with a JSON access log of the same headers, if `PLIMSOLL_ENVOY` names its binary.
 //! - **direct**: no proxy.
 #![allow(

@@ -128,7 +128,7 @@ impl Proxy {
         Self { name: "direct", address: upstream.address, child: None, _dir: None }
     }
 
-    /// The release binary with everything on.
+    /// The release binary with what it measures on, GenAI metrics too; no collector, so no spans.
     pub(crate) async fn plimsoll(upstream: &Self) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let address = free();
