@@ -3,11 +3,9 @@
 use crate::dashboards;
 use crate::programs::{Program, alertmanager, json, prometheus, shipped};
 use crate::support::webhook::{Post, Webhook};
-use crate::support::{Sidecar, wait_for};
+use crate::support::{Sidecar, serve_http1, wait_for};
 use arc_swap::ArcSwap;
 use http_body_util::Full;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use plimsoll::clock::Clock;
 use plimsoll::config;
 use plimsoll::demo::{Capacity, Plan, Provider, Traffic};
@@ -20,7 +18,6 @@ use plimsoll::limit::{Amount, Limiter, Scope, Window};
 use plimsoll::owner::Owners;
 use plimsoll::route::{ModelGroup, Owner, OwnerId, OwnerKind, RouteName, Surface};
 use plimsoll::stop;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -203,40 +200,32 @@ fn alert(now: plimsoll::limit::Timestamp) -> Alert {
 async fn pod_under_pressure(clock: Clock) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let clock = clock.clone();
-            let service = service_fn(move |_| {
-                let now = clock.now();
-                let bucket = BucketView {
-                    owner: bucket_owner(),
-                    surface: Surface::AnthropicApi,
-                    limiter: Limiter::INPUT_TOKENS,
-                    window: Window::Minute,
-                    scope: Scope::Account,
-                    model: ModelGroup::of_model("claude-opus-5-5"),
-                    region: None,
-                    limit: Some(Amount::new(100_000)),
-                    remaining: Some(Amount::new(15_000)),
-                    utilization: Some(0.85),
-                    peak: Some(0.85),
-                    empty_in: None,
-                    resets: None,
-                    observed: now,
-                };
-                let snapshot = Snapshot { at: now, buckets: vec![bucket], ..Snapshot::default() };
-                let facts = Facts {
-                    owners: ArcSwap::from_pointee(Owners::default()),
-                    stats: Arc::default(),
-                    genai: GenAi::new(config::Semconv::Off, None),
-                };
-                let text = render(&snapshot, &facts, Format::Text);
-                async move { Ok::<_, Infallible>(http::Response::new(Full::<bytes::Bytes>::from(text))) }
-            });
-            tokio::spawn(
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
-            );
-        }
+    serve_http1(listener, move |_| {
+        let now = clock.now();
+        let bucket = BucketView {
+            owner: bucket_owner(),
+            surface: Surface::AnthropicApi,
+            limiter: Limiter::INPUT_TOKENS,
+            window: Window::Minute,
+            scope: Scope::Account,
+            model: ModelGroup::of_model("claude-opus-5-5"),
+            region: None,
+            limit: Some(Amount::new(100_000)),
+            remaining: Some(Amount::new(15_000)),
+            utilization: Some(0.85),
+            peak: Some(0.85),
+            empty_in: None,
+            resets: None,
+            observed: now,
+        };
+        let snapshot = Snapshot { at: now, buckets: vec![bucket], ..Snapshot::default() };
+        let facts = Facts {
+            owners: ArcSwap::from_pointee(Owners::default()),
+            stats: Arc::default(),
+            genai: GenAi::new(config::Semconv::Off, None),
+        };
+        let text = render(&snapshot, &facts, Format::Text);
+        async move { http::Response::new(Full::<bytes::Bytes>::from(text)) }
     });
     address
 }

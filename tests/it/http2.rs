@@ -100,16 +100,9 @@ async fn an_h1_client_reaches_an_h2_upstream() {
 
 #[tokio::test]
 async fn an_h2_client_reaches_an_h1_upstream_with_one_cookie_header() {
-    let (tx, mut heads) = tokio::sync::mpsc::unbounded_channel();
-    let upstream = Upstream::start(move |mut conn: Conn| {
-        let tx = tx.clone();
-        async move {
-            while let Some(head) = conn.head().await {
-                tx.send(head).unwrap();
-                conn.write("HTTP/1.1 200 OK\r\nconnection: keep-alive\r\nkeep-alive: 5\r\ncontent-length: 2\r\n\r\nok").await;
-            }
-        }
-    })
+    let (upstream, mut heads) = Upstream::recording(
+        "HTTP/1.1 200 OK\r\nconnection: keep-alive\r\nkeep-alive: 5\r\ncontent-length: 2\r\n\r\nok",
+    )
     .await;
     let sidecar = Sidecar::to(upstream.address).await;
     let mut client = h2::client(sidecar.hop).await;

@@ -2,7 +2,7 @@
 //! bodies, HEAD, errors, connection headers, CONNECT. Resets and streams are in `hostile` and `http2`.
 
 use crate::support::h2::{self, full};
-use crate::support::raw::{Conn, Upstream, header};
+use crate::support::raw::{Upstream, header};
 use crate::support::{Sidecar, route_to};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
@@ -11,17 +11,7 @@ use hyper::body::{Body as _, Incoming};
 /// What an h2 client gets for this request from an h1 upstream that answers this, and what the
 /// upstream saw of its head.
 async fn exchange(request: Request<h2::Body>, answer: &'static str) -> (Response<Incoming>, String) {
-    let (tx, mut heads) = tokio::sync::mpsc::unbounded_channel();
-    let upstream = Upstream::start(move |mut conn: Conn| {
-        let tx = tx.clone();
-        async move {
-            while let Some(head) = conn.head().await {
-                tx.send(head).unwrap();
-                conn.write(answer).await;
-            }
-        }
-    })
-    .await;
+    let (upstream, mut heads) = Upstream::recording(answer).await;
     let sidecar = Sidecar::to(upstream.address).await;
     let response = h2::client(sidecar.hop).await.send_request(request).await.unwrap();
     (response, heads.recv().await.unwrap())

@@ -1,13 +1,11 @@
 //! A fake of the Anthropic API: the real wire format, scripted answers, compressed on demand.
 
+use super::serve_http1;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -60,18 +58,9 @@ impl Api {
             prefer: Arc::default(),
         };
         let shared = api.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let api = shared.clone();
-                let service = service_fn(move |request| {
-                    let api = api.clone();
-                    async move { Ok::<_, Infallible>(api.answer(request).await) }
-                });
-                tokio::spawn(
-                    hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service),
-                );
-            }
+        serve_http1(listener, move |request| {
+            let api = shared.clone();
+            async move { api.answer(request).await }
         });
         api
     }

@@ -1,5 +1,6 @@
 //! An OTLP receiver on the official protobuf: remembers metrics and spans.
 
+use super::serve_http1;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
 };
@@ -86,40 +87,28 @@ impl Collector {
         let listener = TcpListener::bind(address).await.unwrap();
         let collector = Self { address: listener.local_addr().unwrap(), kept: Arc::default() };
         let shared = collector.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let kept = shared.kept.clone();
-                let service =
-                    hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                        let kept = kept.clone();
-                        async move {
-                            let gzip = request.headers().get("content-encoding").is_some_and(|v| v == "gzip");
-                            assert_eq!(request.headers()["content-type"], "application/x-protobuf");
-                            let path = request.uri().path().to_owned();
-                            let mut body = request.into_body().collect().await.unwrap().to_bytes().to_vec();
-                            if gzip {
-                                let mut plain = Vec::new();
-                                flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut plain).unwrap();
-                                body = plain;
-                            }
-                            let mut kept = kept.lock().unwrap();
-                            kept.compressed |= gzip;
-                            match path.as_str() {
-                                "/v1/metrics" => {
-                                    kept.metrics.push(ExportMetricsServiceRequest::decode(&body[..]).unwrap())
-                                }
-                                "/v1/traces" => {
-                                    kept.traces.push(ExportTraceServiceRequest::decode(&body[..]).unwrap())
-                                }
-                                other => panic!("{other}"),
-                            }
-                            Ok::<_, std::convert::Infallible>(http::Response::new(
-                                Full::<bytes::Bytes>::default(),
-                            ))
-                        }
-                    });
-                let io = hyper_util::rt::TokioIo::new(stream);
-                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
+        serve_http1(listener, move |request: http::Request<hyper::body::Incoming>| {
+            let kept = shared.kept.clone();
+            async move {
+                let gzip = request.headers().get("content-encoding").is_some_and(|v| v == "gzip");
+                assert_eq!(request.headers()["content-type"], "application/x-protobuf");
+                let path = request.uri().path().to_owned();
+                let mut body = request.into_body().collect().await.unwrap().to_bytes().to_vec();
+                if gzip {
+                    let mut plain = Vec::new();
+                    flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut plain).unwrap();
+                    body = plain;
+                }
+                let mut kept = kept.lock().unwrap();
+                kept.compressed |= gzip;
+                match path.as_str() {
+                    "/v1/metrics" => {
+                        kept.metrics.push(ExportMetricsServiceRequest::decode(&body[..]).unwrap())
+                    }
+                    "/v1/traces" => kept.traces.push(ExportTraceServiceRequest::decode(&body[..]).unwrap()),
+                    other => panic!("{other}"),
+                }
+                http::Response::new(Full::<bytes::Bytes>::default())
             }
         });
         collector

@@ -8,10 +8,18 @@ pub mod raw;
 pub mod tls;
 pub mod webhook;
 
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use plimsoll::app::{self, Running, Seams};
 use plimsoll::config::Config;
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
 
 /// How long anything may take before a test calls it hung. Never waited for, only run into.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -80,6 +88,46 @@ pub fn route_to(upstream: SocketAddr) -> String {
     format!(
         "metrics: {{bind: '127.0.0.1:0'}}\nadmin: {{bind: '127.0.0.1:0'}}\nlisteners:\n- bind: 127.0.0.1:0\n  routes:\n  - {{name: api, upstream: 'http://{upstream}'}}\n"
     )
+}
+
+/// Serves HTTP/1.1 for as long as the test runs.
+pub fn serve_http1<A, F, B>(listener: TcpListener, answer: A)
+where
+    A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            let service = service_fn(move |request| {
+                let answered = answer(request);
+                async move { Ok::<_, Infallible>(answered.await) }
+            });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+            );
+        }
+    });
+}
+
+/// Listens on a port of its own and counts the connections that it hands on.
+pub async fn accept<A, F>(each: A) -> (SocketAddr, Arc<Mutex<usize>>)
+where
+    A: Fn(TcpStream) -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::new(Mutex::new(0));
+    let counted = connections.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            *counted.lock().unwrap() += 1;
+            tokio::spawn(each(stream));
+        }
+    });
+    (address, connections)
 }
 
 /// Polls until there is something; yields in between, so that paused and real time both work.

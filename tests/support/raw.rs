@@ -1,11 +1,12 @@
 //! An upstream and a client that see and say exact bytes.
 
-use super::PATIENCE;
+use super::{PATIENCE, accept};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// One connection at the upstream.
 pub struct Conn {
@@ -103,31 +104,39 @@ impl Upstream {
         F: Fn(Conn) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let connections = Arc::new(Mutex::new(0));
-        let counted = connections.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                *counted.lock().unwrap() += 1;
-                tokio::spawn(script(Conn::new(stream)));
-            }
-        });
+        let (address, connections) = accept(move |stream| script(Conn::new(stream))).await;
         Self { address, connections }
     }
 
     /// Answers every request with these bytes, after reading its head and `content-length` bytes.
     pub async fn answering(answer: impl Into<Vec<u8>>) -> Self {
+        Self::recording(answer).await.0
+    }
+
+    /// The same, and hands over the head and the body of each request.
+    pub async fn recording(answer: impl Into<Vec<u8>>) -> (Self, UnboundedReceiver<String>) {
+        let (tx, seen) = unbounded_channel();
         let answer = Arc::new(answer.into());
-        Self::start(move |mut conn| {
-            let answer = answer.clone();
+        let upstream = Self::start(move |mut conn| {
+            let (tx, answer) = (tx.clone(), answer.clone());
             async move {
                 while let Some(head) = conn.head().await {
                     let length = header(&head, "content-length").map_or(0, |l| l.parse().unwrap());
-                    conn.exactly(length).await;
+                    let body = conn.exactly(length).await;
+                    // Whoever does not want to see them has dropped the other end.
+                    tx.send(head + &String::from_utf8_lossy(&body)).ok();
                     conn.write(&*answer).await;
                 }
             }
+        });
+        (upstream.await, seen)
+    }
+
+    /// Takes requests and answers none; keeps each connection until the hop ends it.
+    pub async fn silent() -> Self {
+        Self::start(|mut conn| async move {
+            conn.head().await.unwrap();
+            conn.rest().await;
         })
         .await
     }

@@ -1,9 +1,7 @@
 //! A receiver of webhooks and of Alertmanager's API: remembers every body.
 
+use super::serve_http1;
 use http_body_util::{BodyExt, Full};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -33,31 +31,21 @@ impl Webhook {
             status: Arc::new(Mutex::new(200)),
         };
         let kept = hook.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let kept = kept.clone();
-                let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                    let kept = kept.clone();
-                    async move {
-                        let path = request.uri().path().to_owned();
-                        let bytes = request.into_body().collect().await.unwrap().to_bytes();
-                        let body = serde_json::from_slice(&bytes).unwrap_or_default();
-                        kept.posts.lock().unwrap().push(Post {
-                            path,
-                            body,
-                            at: now(),
-                            received: jiff::Timestamp::now(),
-                        });
-                        let mut response = http::Response::new(Full::<bytes::Bytes>::default());
-                        *response.status_mut() =
-                            http::StatusCode::from_u16(*kept.status.lock().unwrap()).unwrap();
-                        Ok::<_, Infallible>(response)
-                    }
+        serve_http1(listener, move |request: http::Request<hyper::body::Incoming>| {
+            let kept = kept.clone();
+            async move {
+                let path = request.uri().path().to_owned();
+                let bytes = request.into_body().collect().await.unwrap().to_bytes();
+                let body = serde_json::from_slice(&bytes).unwrap_or_default();
+                kept.posts.lock().unwrap().push(Post {
+                    path,
+                    body,
+                    at: now(),
+                    received: jiff::Timestamp::now(),
                 });
-                tokio::spawn(
-                    hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service),
-                );
+                let mut response = http::Response::new(Full::<bytes::Bytes>::default());
+                *response.status_mut() = http::StatusCode::from_u16(*kept.status.lock().unwrap()).unwrap();
+                response
             }
         });
         hook
