@@ -144,8 +144,7 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
         stats: stats.clone(),
         clock: clock.clone(),
     });
-    let to_come = otlp::FactsToCome { stats: stats.clone() };
-    let otlp = otlp::prepare(&config.otlp, &seams.env)?.map(|ready| ready.start(&to_come));
+    let otlp = otlp::prepare(&config.otlp, &seams.env)?.map(|ready| ready.start(&stats));
     let genai = otlp::Pipeline::genai(otlp.as_ref(), config.otlp.semconv);
     let owners = ArcSwap::from(config.owners.clone());
     let facts = Arc::new(Facts { owners, stats: stats.clone(), genai: genai.clone() });
@@ -373,10 +372,7 @@ impl Running {
         // queue open; they are not waited for.
         drop(self.shared);
         for (what, task) in [("the engine", self.engine), ("the span exporter", self.calls)] {
-            match tokio::time::timeout(SETTLE, task).await {
-                Ok(ended) => log_panic(what, ended),
-                Err(_) => tracing::warn!(what, "did not end in time"),
-            }
+            settle(what, task).await;
         }
         if let Some(otlp) = self.otlp {
             otlp.shutdown().await;
@@ -384,11 +380,16 @@ impl Running {
         self.pushers.stopper.stop();
         self.quit.stop();
         for task in self.pushers.tasks.into_iter().chain([self.admin]) {
-            match tokio::time::timeout(SETTLE, task).await {
-                Ok(ended) => log_panic("an exporter", ended),
-                Err(_) => tracing::warn!("an exporter did not end in time"),
-            }
+            settle("an exporter", task).await;
         }
+    }
+}
+
+/// Waits for a task's end, but not for long.
+async fn settle(what: &str, task: JoinHandle<()>) {
+    match tokio::time::timeout(SETTLE, task).await {
+        Ok(ended) => log_panic(what, ended),
+        Err(_) => tracing::warn!(what, "did not end in time"),
     }
 }
 

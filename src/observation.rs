@@ -193,6 +193,13 @@ pub struct Usage {
     pub output: Amount,
 }
 
+impl Usage {
+    /// Input as OpenTelemetry counts it, cached tokens among it; the provider reports them apart.
+    pub const fn all_input(&self) -> u64 {
+        self.input.get() + self.cache_write.get() + self.cache_read.get()
+    }
+}
+
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {

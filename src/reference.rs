@@ -1,8 +1,8 @@
 //! The reference pages, made from the code: `docs/config.md` from the schema, `docs/metrics.md` from
 //! the catalogue. A test fails when they drift.
 
-use crate::config::Config;
-use crate::exporters::catalogue::{ALL, Kind, escaped};
+use crate::config::{Config, Semconv};
+use crate::exporters::catalogue::{ALL, Kind, escaped, unit_word};
 use crate::exporters::genai;
 use serde_json::Value;
 use std::fmt::Write;
@@ -104,10 +104,13 @@ pub fn metrics() -> String {
     line(String::new());
     line("| OpenTelemetry | Prometheus | kind, unit | `semconv` | tells |\n|---|---|---|---|---|".to_owned());
     for metric in &genai::ALL {
-        let name = prometheus_name(metric.name, metric.unit, metric.kind == "counter");
+        let counter = metric.what.is_counter();
+        let name = prometheus_name(metric.name, metric.unit, counter);
+        let kind = if counter { "counter" } else { "histogram" };
+        let semconv = if metric.semconv == Semconv::Legacy { "legacy" } else { "latest" };
         line(format!(
-            "| `{}` | `{name}` | {}, `{}` | `{}`, `both` | {} |",
-            metric.name, metric.kind, metric.unit, metric.semconv, metric.help
+            "| `{}` | `{name}` | {kind}, `{}` | `{semconv}`, `both` | {} |",
+            metric.name, metric.unit, metric.help
         ));
     }
     out
@@ -115,10 +118,6 @@ pub fn metrics() -> String {
 
 /// An OpenTelemetry name as Prometheus writes it.
 pub fn prometheus_name(name: &str, unit: &str, counter: bool) -> String {
-    let unit = match unit {
-        "s" => "_seconds",
-        "1" => "_ratio",
-        _ => "",
-    };
+    let unit = unit_word(unit).map(|word| format!("_{word}")).unwrap_or_default();
     format!("{}{unit}{}", escaped(name), if counter { "_total" } else { "" })
 }

@@ -4,21 +4,20 @@
 //! a page in somebody's browser could reach the port by a name that points to 127.0.0.1 (DNS
 //! rebinding).
 
+use super::plain;
+use super::server::{self, Bounds};
 use crate::config;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use secrecy::{ExposeSecret, SecretString};
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 /// The answer to a request to reload: what was wrong, if anything.
 pub type Answer = Result<(), String>;
@@ -45,12 +44,8 @@ impl Requests {
     }
 }
 
-/// Most connections at once.
-const MAX_CONNECTIONS: usize = 16;
-/// How long a client may take to send a request head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may live.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Few have business here.
+const BOUNDS: Bounds = Bounds { connections: 16, lifetime: Duration::from_secs(60) };
 
 /// The admin port, listening.
 pub struct Control {
@@ -91,27 +86,12 @@ impl Control {
 
     /// Serves until dropped.
     pub async fn serve(self) {
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let mut server = hyper::server::conn::http1::Builder::new();
-        server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-        while let Ok(permit) = connections.clone().acquire_owned().await {
-            let Ok((stream, _)) = self.listener.accept().await else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let site = self.site.clone();
-            let service = service_fn(move |request: Request<Incoming>| {
-                let site = site.clone();
-                async move { Ok::<_, Infallible>(site.answer(&request).await) }
-            });
-            let connection = server.serve_connection(TokioIo::new(stream), service);
-            tokio::spawn(async move {
-                if tokio::time::timeout(CONNECTION_TIMEOUT, connection).await.is_err() {
-                    tracing::debug!("an admin connection was cut");
-                }
-                drop(permit);
-            });
-        }
+        let site = self.site;
+        let answer = move |request: Request<Incoming>| {
+            let site = site.clone();
+            async move { site.answer(&request).await }
+        };
+        server::serve(self.listener, BOUNDS, answer).await;
     }
 }
 
@@ -159,10 +139,6 @@ impl Site {
         let shown = headers.get(header::AUTHORIZATION).and_then(|v| v.as_bytes().strip_prefix(b"Bearer "));
         shown.is_some_and(|shown| verify_slices_are_equal(shown, token.expose_secret().as_bytes()).is_ok())
     }
-}
-
-fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
-    super::plain(status, text)
 }
 
 #[cfg(test)]

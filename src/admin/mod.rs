@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod runbooks;
+mod server;
 
 use crate::clock::Clock;
 use crate::engine::Snapshot;
@@ -12,28 +13,20 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use std::convert::Infallible;
+use server::Bounds;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// A snapshot older than this means that the engine hangs.
 const STALE: Duration = Duration::from_secs(5);
-/// How long a client may take to send a request head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may live; scrapers come back.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
-/// Pause after a failed accept, so that it does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Most connections at once.
-const MAX_CONNECTIONS: usize = 64;
+/// Scrapers keep connections, and come back.
+const BOUNDS: Bounds = Bounds { connections: 64, lifetime: Duration::from_secs(300) };
 
 /// What the port serves from.
 #[derive(Debug)]
@@ -78,36 +71,13 @@ impl Admin {
 }
 
 async fn serve(listener: TcpListener, site: Arc<Site>, mut quit: Stop) {
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut server = hyper::server::conn::http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    loop {
-        // With all connections taken nobody is accepted, and the kernel's queue waits.
-        let accepted = async {
-            let permit = connections.clone().acquire_owned().await;
-            (listener.accept().await, permit)
-        };
-        tokio::select! {
-            accepted = accepted => match accepted {
-                (Ok((stream, _)), Ok(permit)) => {
-                    let site = site.clone();
-                    let service = service_fn(move |request: Request<Incoming>| {
-                        let site = site.clone();
-                        async move { Ok::<_, Infallible>(site.answer(&request)) }
-                    });
-                    let connection = server.serve_connection(TokioIo::new(stream), service);
-                    tokio::spawn(async move {
-                        // A reader that takes longer than this holds a place that others need.
-                        if tokio::time::timeout(CONNECTION_TIMEOUT, connection).await.is_err() {
-                            tracing::debug!("an admin connection was cut");
-                        }
-                        drop(permit);
-                    });
-                }
-                _ => tokio::time::sleep(ACCEPT_PAUSE).await,
-            },
-            () = quit.requested() => return,
-        }
+    let answer = move |request: Request<Incoming>| {
+        let site = site.clone();
+        async move { site.answer(&request) }
+    };
+    tokio::select! {
+        () = server::serve(listener, BOUNDS, answer) => {}
+        () = quit.requested() => {}
     }
 }
 

@@ -28,7 +28,6 @@ pub struct Reloader {
     requests: mpsc::Receiver<oneshot::Sender<Answer>>,
     events: mpsc::Receiver<()>,
     watcher: Option<notify::RecommendedWatcher>,
-    watched: BTreeSet<PathBuf>,
     seen: u64,
 }
 
@@ -46,8 +45,7 @@ impl Reloader {
         let watcher = watcher
             .map_err(|error| tracing::warn!(%error, "files cannot be watched; looking every 10 s"))
             .ok();
-        let mut reloader =
-            Self { path: path.to_owned(), env, requests, events, watcher, watched: BTreeSet::new(), seen: 0 };
+        let mut reloader = Self { path: path.to_owned(), env, requests, events, watcher, seen: 0 };
         reloader.look();
         (reloader, Requests::new(tx))
     }
@@ -75,19 +73,21 @@ impl Reloader {
 
     async fn reload_if_changed(&mut self, running: &mut Running) {
         let before = self.seen;
-        if self.look() != before {
-            self.seen = before;
-            // The answer is logged and counted; nobody waits for it.
-            if self.reload(running).await.is_err() {
-                tracing::debug!("the configuration before stays in place");
-            }
+        // The answer is logged and counted; nobody waits for it.
+        if self.look() != before && self.take(running).await.is_err() {
+            tracing::debug!("the configuration before stays in place");
         }
     }
 
-    /// Reads the file and puts it in place.
-    pub async fn reload(&mut self, running: &mut Running) -> Answer {
-        // Seen first: a change that comes while this one is read is then not missed.
+    /// Puts the file in place, changed or not.
+    async fn reload(&mut self, running: &mut Running) -> Answer {
         self.look();
+        self.take(running).await
+    }
+
+    /// Reads the file and puts it in place. Looked at before: a change that comes while this one is
+    /// read is then not missed.
+    async fn take(&mut self, running: &mut Running) -> Answer {
         let read = tokio::fs::read_to_string(&self.path).await;
         let parsed = match read {
             Ok(text) => Config::parse(&text, &self.env).map_err(|invalid| invalid.to_string()),
@@ -111,13 +111,14 @@ impl Reloader {
 
     /// Watches what the configuration names, and takes note of its content.
     fn look(&mut self) -> u64 {
-        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
-        let mut files = vec![self.path.clone()];
-        files.extend(named_files(&text));
+        let text = std::fs::read(&self.path).unwrap_or_default();
+        let mut files = named_files(std::str::from_utf8(&text).unwrap_or_default());
         let mut content = DefaultHasher::new();
+        text.hash(&mut content);
         for file in &files {
             std::fs::read(file).unwrap_or_default().hash(&mut content);
         }
+        files.push(self.path.clone());
         self.watch(&files);
         self.seen = content.finish();
         self.seen
@@ -132,12 +133,11 @@ impl Reloader {
                 _ => PathBuf::from("."),
             })
             .collect();
-        self.watched.retain(|folder| folder.is_dir());
         for folder in folders {
             // A folder that was removed and made again has to be watched again; doing so twice is
-            // harmless.
-            if watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok() {
-                self.watched.insert(folder);
+            // harmless, and what cannot be watched is looked at by the clock.
+            if let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                tracing::trace!(%error, "a folder cannot be watched");
             }
         }
     }

@@ -58,7 +58,6 @@ impl Checker<'_> {
         let alerts = self.alerts(file.alerts);
         let credentials = self.credentials(file.credentials);
         let fingerprint_key = file.fingerprint_key.and_then(|key| self.secret(&key, "fingerprint_key"));
-
         let defaults = BookLimits::default();
         Config {
             external_url: external_url.map(|uri| uri.to_string().trim_end_matches('/').to_owned()),

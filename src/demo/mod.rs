@@ -15,7 +15,14 @@ use crate::app::{self, AppError, Running, Seams};
 use crate::config::{Config, Invalid};
 use crate::engine::BucketView;
 use crate::limit::Timestamp;
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
 use std::time::Duration;
+use tokio::net::TcpListener;
 
 /// The demo's owner.
 pub const OWNER: &str = "search-team";
@@ -103,6 +110,24 @@ impl Demo {
         if tokio::time::timeout(Duration::from_secs(5), self.running.shutdown()).await.is_err() {
             tracing::debug!("the demo's drain was cut short");
         }
+    }
+}
+
+/// Serves HTTP/1.1 on a port of the demo's.
+async fn serve<A, F, B>(listener: TcpListener, answer: A)
+where
+    A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Result<Response<B>, hyper::Error>> + Send + 'static,
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
+    while let Ok((stream, _)) = listener.accept().await {
+        let answer = answer.clone();
+        tokio::spawn(async move {
+            let server = hyper::server::conn::http1::Builder::new();
+            if let Err(error) = server.serve_connection(TokioIo::new(stream), service_fn(answer)).await {
+                tracing::debug!(%error, "a connection of the demo ended");
+            }
+        });
     }
 }
 

@@ -9,8 +9,6 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -119,26 +117,14 @@ impl Provider {
             served: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         });
-        let task = tokio::spawn(serve(listener, state.clone()));
+        let kept = state.clone();
+        let task = tokio::spawn(super::serve(listener, move |request| answer(request, kept.clone())));
         Ok(Self { address, state, task })
     }
 
     /// Calls served and refused.
     pub fn counts(&self) -> (u64, u64) {
         (self.state.served.load(Relaxed), self.state.refused.load(Relaxed))
-    }
-}
-
-async fn serve(listener: TcpListener, state: Arc<State>) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let state = state.clone();
-        tokio::spawn(async move {
-            let service = service_fn(move |request| answer(request, state.clone()));
-            let server = hyper::server::conn::http1::Builder::new();
-            if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, "provider connection ended");
-            }
-        });
     }
 }
 

@@ -4,8 +4,6 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -56,18 +54,7 @@ impl Receiver {
         let address = listener.local_addr()?;
         let received = Arc::new(Mutex::new(Vec::new()));
         let kept = received.clone();
-        let task = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let kept = kept.clone();
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| take(request, kept.clone()));
-                    let server = hyper::server::conn::http1::Builder::new();
-                    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
-                        tracing::debug!(%error, "receiver connection ended");
-                    }
-                });
-            }
-        });
+        let task = tokio::spawn(super::serve(listener, move |request| take(request, kept.clone())));
         Ok(Self { address, received, task })
     }
 

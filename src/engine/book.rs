@@ -12,7 +12,7 @@ use super::incident::Incident;
 use super::snapshot::{BucketView, RejectionKey, RejectionView, Snapshot};
 use super::window::Window as Rolling;
 use crate::limit::{Limiter, Reading, Scope, Timestamp, Window};
-use crate::observation::{Account, Call, Client, End, ErrorBody, Head, Limits};
+use crate::observation::{Account, Call, Client, End, ErrorBody, Head, Limits, Outcome};
 use crate::owner::{Class, Evidence, Owners, Verdict, judge};
 use crate::route::{ModelGroup, Owner, RouteName, Surface};
 use foldhash::fast::RandomState;
@@ -106,6 +106,13 @@ pub struct Judged {
     pub owner: Owner,
     /// The verdict, for a failure.
     pub verdict: Option<Verdict>,
+}
+
+impl Judged {
+    /// A failure, or an answer that the upstream broke off.
+    pub fn is_error(&self) -> bool {
+        self.verdict.is_some() || self.end.outcome == Outcome::UpstreamBroken
+    }
 }
 
 /// Every bucket, rejection and incident that is known.

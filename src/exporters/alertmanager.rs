@@ -281,14 +281,9 @@ mod tests {
 
     fn writer() -> Writer {
         let owner = OwnerRule {
-            id: OwnerId::new("search"),
-            kinds: Vec::new(),
-            organizations: Vec::new(),
-            workspaces: Vec::new(),
-            routes: Vec::new(),
             runbook_url: Some("https://wiki.example.com/search".into()),
-            dashboard_url: None,
             contact: Some("#search-oncall".into()),
+            ..OwnerRule::named("search")
         };
         let alerts = config::Alerts {
             alertmanagers: Vec::new(),

@@ -160,6 +160,15 @@ pub fn escaped(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
 
+/// The word that Prometheus has for a unit, as it stands behind a metric's name.
+pub fn unit_word(unit: &str) -> Option<&'static str> {
+    match unit {
+        "s" => Some("seconds"),
+        "1" => Some("ratio"),
+        _ => None,
+    }
+}
+
 /// A value: counters are whole, gauges may not be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value {
@@ -193,6 +202,12 @@ pub struct Point {
     pub trace: Option<Arc<str>>,
 }
 
+impl Point {
+    fn new(attributes: Arc<Attributes>, value: Value) -> Self {
+        Self { attributes, value, trace: None }
+    }
+}
+
 /// One metric with its points.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Family {
@@ -216,10 +231,11 @@ pub struct Facts {
 /// Every family that has something to say.
 pub fn families(snapshot: &Snapshot, facts: &Facts) -> Vec<Family> {
     let mut out: Vec<Family> = ALL.iter().map(|metric| Family { metric, points: Vec::new() }).collect();
-    let mut push = |metric: &'static Metric, attributes: Arc<Attributes>, value: Value| {
+    let mut push = |metric: &'static Metric, point: Point| {
         if let Some(family) = out.iter_mut().find(|f| std::ptr::eq(f.metric, metric)) {
-            debug_assert!(attributes.iter().all(|(k, _)| metric.attributes.contains(k)), "{}", metric.name);
-            family.points.push(Point { attributes, value, trace: None });
+            let known = |key| metric.attributes.contains(key);
+            debug_assert!(point.attributes.iter().all(|(key, _)| known(key)), "{}", metric.name);
+            family.points.push(point);
         }
     };
     for bucket in &snapshot.buckets {
@@ -229,16 +245,11 @@ pub fn families(snapshot: &Snapshot, facts: &Facts) -> Vec<Family> {
     total_points(snapshot, &mut push);
     owner_points(snapshot, &facts.owners.load(), &mut push);
     own_points(snapshot, &facts.stats, &mut push);
-    if let Some(rejections) = out.iter_mut().find(|f| std::ptr::eq(f.metric, &REJECTIONS)) {
-        for (point, rejection) in rejections.points.iter_mut().zip(&snapshot.rejections) {
-            point.trace.clone_from(&rejection.trace);
-        }
-    }
     out.retain(|family| !family.points.is_empty());
     out
 }
 
-type Push<'p> = dyn FnMut(&'static Metric, Arc<Attributes>, Value) + 'p;
+type Push<'p> = dyn FnMut(&'static Metric, Point) + 'p;
 
 /// Attributes without those that are empty.
 fn known(all: Attributes) -> Arc<Attributes> {
@@ -270,7 +281,7 @@ fn bucket_points(bucket: &BucketView, push: &mut Push<'_>) {
     ];
     for (metric, value) in values {
         if let Some(value) = value {
-            push(metric, attributes.clone(), value);
+            push(metric, Point::new(attributes.clone(), value));
         }
     }
 }
@@ -294,9 +305,10 @@ fn rejection_points(snapshot: &Snapshot, push: &mut Push<'_>) {
         ]);
         if let Some(at) = rejection.retry_at {
             let left: Duration = at.since(snapshot.at);
-            push(&RETRY_AFTER, attributes.clone(), Value::Real(left.as_secs_f64()));
+            push(&RETRY_AFTER, Point::new(attributes.clone(), Value::Real(left.as_secs_f64())));
         }
-        push(&REJECTIONS, attributes, Value::Whole(rejection.count));
+        let point = Point::new(attributes, Value::Whole(rejection.count));
+        push(&REJECTIONS, Point { trace: rejection.trace.clone(), ..point });
     }
 }
 
@@ -323,17 +335,17 @@ fn total_points(snapshot: &Snapshot, push: &mut Push<'_>) {
             _ => tokens.push((attributes.clone(), used)),
         }
         attributes.push((key::STATUS, key.status.map(|s| s.to_string()).unwrap_or_default().into()));
-        push(&REQUESTS, known(attributes), Value::Whole(totals.requests));
+        push(&REQUESTS, Point::new(known(attributes), Value::Whole(totals.requests)));
     }
     for (attributes, sums) in tokens {
         for (kind, n) in ["input", "cache_write", "cache_read", "output"].into_iter().zip(sums) {
             let mut attributes = attributes.clone();
             attributes.push((key::TOKEN_TYPE, kind.into()));
-            push(&TOKENS_USED, known(attributes), Value::Whole(n));
+            push(&TOKENS_USED, Point::new(known(attributes), Value::Whole(n)));
         }
     }
     for (route, n) in &snapshot.in_flight {
-        push(&IN_FLIGHT, known(vec![(key::ROUTE, text(route.as_str()))]), Value::Whole(*n));
+        push(&IN_FLIGHT, Point::new(known(vec![(key::ROUTE, text(route.as_str()))]), Value::Whole(*n)));
     }
 }
 
@@ -359,16 +371,16 @@ fn owner_points(snapshot: &Snapshot, owners: &Owners, push: &mut Push<'_>) {
                 (key::DASHBOARD, text(rule.dashboard_url.as_deref().unwrap_or_default())),
                 (key::CONTACT, text(rule.contact.as_deref().unwrap_or_default())),
             ];
-            push(&OWNER_INFO, known(attributes), Value::Whole(1));
+            push(&OWNER_INFO, Point::new(known(attributes), Value::Whole(1)));
         }
     }
 }
 
 fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
     let hop = || known(vec![(key::SOURCE, Cow::Borrowed("hop"))]);
-    push(&SOURCE_UP, hop(), Value::Whole(1));
+    push(&SOURCE_UP, Point::new(hop(), Value::Whole(1)));
     if let Some(newest) = snapshot.buckets.iter().map(|b| b.observed).max() {
-        push(&SOURCE_TIME, hop(), Value::Real(newest.secs_f64()));
+        push(&SOURCE_TIME, Point::new(hop(), Value::Real(newest.secs_f64())));
     }
     for (metric, n) in [
         (&TAP_DROPPED, stats.tap_dropped.get()),
@@ -379,14 +391,14 @@ fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
         (&FOLDED, snapshot.folded),
         (&QUEUE, stats.queue_depth.get()),
     ] {
-        push(metric, Arc::default(), Value::Whole(n));
+        push(metric, Point::new(Arc::default(), Value::Whole(n)));
     }
-    push(&RELOAD_OK, Arc::default(), Value::Whole(1 - stats.last_reload_refused.get().min(1)));
+    push(&RELOAD_OK, Point::new(Arc::default(), Value::Whole(1 - stats.last_reload_refused.get().min(1))));
     if stats.last_reload_at.get() > 0 {
-        push(&RELOAD_TIME, Arc::default(), Value::Whole(stats.last_reload_at.get()));
+        push(&RELOAD_TIME, Point::new(Arc::default(), Value::Whole(stats.last_reload_at.get())));
     }
     for (outcome, count) in [("applied", &stats.reloads), ("refused", &stats.reloads_refused)] {
-        push(&RELOADS, known(vec![(key::OUTCOME, outcome.into())]), Value::Whole(count.get()));
+        push(&RELOADS, Point::new(known(vec![(key::OUTCOME, outcome.into())]), Value::Whole(count.get())));
     }
     let exporters: [(&'static str, &Deliveries); 3] =
         [("alertmanager", &stats.alertmanager), ("otlp_metrics", &stats.otlp), ("otlp_spans", &stats.spans)];
@@ -395,10 +407,13 @@ fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
             [("sent", &deliveries.sent), ("failed", &deliveries.failed), ("dropped", &deliveries.dropped)]
         {
             let attributes = vec![(key::EXPORTER, exporter.into()), (key::OUTCOME, outcome.into())];
-            push(&EXPORTS, known(attributes), Value::Whole(n.get()));
+            push(&EXPORTS, Point::new(known(attributes), Value::Whole(n.get())));
         }
     }
-    push(&BUILD_INFO, known(vec![(key::VERSION, env!("CARGO_PKG_VERSION").into())]), Value::Whole(1));
+    push(
+        &BUILD_INFO,
+        Point::new(known(vec![(key::VERSION, env!("CARGO_PKG_VERSION").into())]), Value::Whole(1)),
+    );
 }
 
 fn text(value: &str) -> Cow<'static, str> {

@@ -8,7 +8,6 @@
 use super::catalogue::{escaped, key};
 use crate::config::Semconv;
 use crate::engine::Judged;
-use crate::observation::Outcome;
 use crate::route::{ModelGroup, Surface};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
@@ -33,6 +32,28 @@ pub const TOKEN_BOUNDS: [f64; 14] = [
 /// Most sets of attributes; further models share `_other`.
 const MAX_SETS: usize = 500;
 
+/// What a GenAI metric measures; the old names and the new ones share most of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Durations of calls.
+    Duration,
+    /// Tokens of a call, by type.
+    TokenSizes,
+    /// Generated tokens of a call.
+    OutputSizes,
+    /// All input tokens.
+    InputTotal,
+    /// All generated tokens.
+    OutputTotal,
+}
+
+impl What {
+    /// True if it only goes up; else it is a histogram.
+    pub const fn is_counter(self) -> bool {
+        matches!(self, Self::InputTotal | Self::OutputTotal)
+    }
+}
+
 /// A metric of the GenAI conventions that can be emitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GenAiMetric {
@@ -40,10 +61,10 @@ pub struct GenAiMetric {
     pub name: &'static str,
     /// Unit.
     pub unit: &'static str,
-    /// `histogram` or `counter`.
-    pub kind: &'static str,
+    /// What it measures.
+    pub what: What,
     /// Under which setting of `otlp.semconv`.
-    pub semconv: &'static str,
+    pub semconv: Semconv,
     /// What it tells.
     pub help: &'static str,
 }
@@ -53,43 +74,43 @@ pub static ALL: [GenAiMetric; 6] = [
     GenAiMetric {
         name: "gen_ai.client.operation.duration",
         unit: "s",
-        kind: "histogram",
-        semconv: "legacy",
+        what: What::Duration,
+        semconv: Semconv::Legacy,
         help: "Duration of a call, from its first byte to the answer's last.",
     },
     GenAiMetric {
         name: "gen_ai.client.token.usage",
         unit: "{token}",
-        kind: "histogram",
-        semconv: "legacy",
+        what: What::TokenSizes,
+        semconv: Semconv::Legacy,
         help: "Tokens of a call, by type.",
     },
     GenAiMetric {
         name: "gen_ai.client.inference.duration",
         unit: "s",
-        kind: "histogram",
-        semconv: "latest",
+        what: What::Duration,
+        semconv: Semconv::Latest,
         help: "Duration of a call, from its first byte to the answer's last.",
     },
     GenAiMetric {
         name: "gen_ai.client.inference.usage.input_tokens",
         unit: "{token}",
-        kind: "counter",
-        semconv: "latest",
+        what: What::InputTotal,
+        semconv: Semconv::Latest,
         help: "Input tokens, cached ones among them.",
     },
     GenAiMetric {
         name: "gen_ai.client.inference.usage.output_tokens",
         unit: "{token}",
-        kind: "counter",
-        semconv: "latest",
+        what: What::OutputTotal,
+        semconv: Semconv::Latest,
         help: "Generated tokens.",
     },
     GenAiMetric {
         name: "gen_ai.client.inference.operation.output_tokens",
         unit: "{token}",
-        kind: "histogram",
-        semconv: "latest",
+        what: What::OutputSizes,
+        semconv: Semconv::Latest,
         help: "Generated tokens of a call.",
     },
 ];
@@ -206,10 +227,7 @@ impl GenAi {
         let secs = call.end.at.since(call.end.call.started).as_secs_f64();
         let trace = call.end.call.trace_id().map(|id| [("trace_id", id.to_owned())]);
         handles.duration.observe(secs, trace, None);
-        let usage = call.end.usage.map(|usage| {
-            let input = usage.input.get() + usage.cache_write.get() + usage.cache_read.get();
-            (input, usage.output.get())
-        });
+        let usage = call.end.usage.map(|usage| (usage.all_input(), usage.output.get()));
         if let Some((input, output)) = usage {
             handles.input_tokens.observe(input as f64);
             handles.output_tokens.observe(output as f64);
@@ -239,8 +257,7 @@ impl GenAi {
         let mut kind = CallKind {
             surface: call.surface,
             model: call.end.model.clone(),
-            error: (call.verdict.is_some() || call.end.outcome == Outcome::UpstreamBroken)
-                .then(|| call.end.error_type()),
+            error: call.is_error().then(|| call.end.error_type()),
         };
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(handles) = sets.get(&kind) {
@@ -279,33 +296,23 @@ impl GenAi {
     /// Puts the metrics on the scrape.
     pub fn register(&self, registry: &mut Registry) {
         for metric in ALL.iter().filter(|metric| emitted(self.semconv, metric.semconv)) {
-            let name = escaped(metric.name);
-            match metric.name {
-                n if n.ends_with(".duration") => {
-                    registry.register_with_unit(
-                        name,
-                        metric.help.trim_end_matches('.'),
-                        Unit::Seconds,
-                        self.durations.clone(),
-                    );
+            // The library puts the full stop itself.
+            let (name, help) = (escaped(metric.name), metric.help.trim_end_matches('.'));
+            match metric.what {
+                What::Duration => {
+                    registry.register_with_unit(name, help, Unit::Seconds, self.durations.clone());
                 }
-                n if n.ends_with("token.usage") => {
-                    registry.register(name, metric.help.trim_end_matches('.'), self.tokens.clone())
-                }
-                n if n.ends_with("operation.output_tokens") => {
-                    registry.register(name, metric.help.trim_end_matches('.'), self.outputs.clone());
-                }
-                n if n.ends_with("usage.input_tokens") => {
-                    registry.register(name, metric.help.trim_end_matches('.'), self.input_total.clone());
-                }
-                _ => registry.register(name, metric.help.trim_end_matches('.'), self.output_total.clone()),
+                What::TokenSizes => registry.register(name, help, self.tokens.clone()),
+                What::OutputSizes => registry.register(name, help, self.outputs.clone()),
+                What::InputTotal => registry.register(name, help, self.input_total.clone()),
+                What::OutputTotal => registry.register(name, help, self.output_total.clone()),
             }
         }
     }
 }
 
-fn emitted(setting: Semconv, of: &str) -> bool {
-    matches!((setting, of), (Semconv::Both, _) | (Semconv::Legacy, "legacy") | (Semconv::Latest, "latest"))
+fn emitted(setting: Semconv, of: Semconv) -> bool {
+    setting == Semconv::Both || setting == of
 }
 
 fn instrument(meter: &Meter, metric: &GenAiMetric) -> Otel {
@@ -315,8 +322,8 @@ fn instrument(meter: &Meter, metric: &GenAiMetric) -> Otel {
     };
     let counter =
         || meter.u64_counter(metric.name).with_unit(metric.unit).with_description(metric.help).build();
-    match metric.name {
-        n if n.ends_with(".duration") => Otel::Duration(
+    match metric.what {
+        What::Duration => Otel::Duration(
             meter
                 .f64_histogram(metric.name)
                 .with_unit(metric.unit)
@@ -324,10 +331,10 @@ fn instrument(meter: &Meter, metric: &GenAiMetric) -> Otel {
                 .with_boundaries(DURATION_BOUNDS.to_vec())
                 .build(),
         ),
-        n if n.ends_with("token.usage") => Otel::Tokens(histogram(&TOKEN_BOUNDS)),
-        n if n.ends_with("operation.output_tokens") => Otel::OutputTokens(histogram(&TOKEN_BOUNDS)),
-        n if n.ends_with("usage.input_tokens") => Otel::InputTotal(counter()),
-        _ => Otel::OutputTotal(counter()),
+        What::TokenSizes => Otel::Tokens(histogram(&TOKEN_BOUNDS)),
+        What::OutputSizes => Otel::OutputTokens(histogram(&TOKEN_BOUNDS)),
+        What::InputTotal => Otel::InputTotal(counter()),
+        What::OutputTotal => Otel::OutputTotal(counter()),
     }
 }
 

@@ -12,6 +12,7 @@ use super::catalogue::{ALL, Facts, Family, Kind, Metric, Value, families};
 use super::genai::GenAi;
 use crate::config::{self, OtlpProtocol};
 use crate::engine::Snapshot;
+use crate::stats::Stats;
 use bytes::Bytes;
 use env::{Certificates, Signal};
 use opentelemetry::KeyValue;
@@ -197,11 +198,9 @@ impl HttpClient for OnTokio {
 }
 
 impl Ready {
-    /// Where sync instruments can be made, once [`Ready::start`] has made the providers.
-    ///
-    /// Starts pushing: spans as they are made, metrics at each interval.
-    pub fn start(self, facts: &FactsToCome) -> Pipeline {
-        let stats = facts.stats.clone();
+    /// Starts pushing: spans as they are made, metrics at each interval. What becomes of each export
+    /// is counted in `stats`.
+    pub fn start(self, stats: &Arc<Stats>) -> Pipeline {
         let meters = self.metrics.map(|exporter| {
             let mut reader =
                 PeriodicReader::builder(CountedMetrics { inner: exporter, stats: stats.clone() });
@@ -218,18 +217,11 @@ impl Ready {
                 .with_resource(self.resource)
                 // We sample ourselves: failures are always kept, whatever the caller decided.
                 .with_sampler(Sampler::AlwaysOn)
-                .with_batch_exporter(CountedSpans { inner: exporter, stats })
+                .with_batch_exporter(CountedSpans { inner: exporter, stats: stats.clone() })
                 .build()
         });
         Pipeline { meters, tracers }
     }
-}
-
-/// What exporters count into before the rest of the facts exists.
-#[derive(Debug, Clone)]
-pub struct FactsToCome {
-    /// Counters about ourselves.
-    pub stats: Arc<crate::stats::Stats>,
 }
 
 impl Pipeline {
@@ -317,7 +309,7 @@ fn observe<T>(
 /// Counts what becomes of each export; the SDK keeps that to itself.
 struct CountedMetrics {
     inner: MetricExporter,
-    stats: Arc<crate::stats::Stats>,
+    stats: Arc<Stats>,
 }
 
 impl PushMetricExporter for CountedMetrics {
@@ -347,7 +339,7 @@ impl PushMetricExporter for CountedMetrics {
 #[derive(Debug)]
 struct CountedSpans {
     inner: SpanExporter,
-    stats: Arc<crate::stats::Stats>,
+    stats: Arc<Stats>,
 }
 
 impl opentelemetry_sdk::trace::SpanExporter for CountedSpans {

@@ -3,7 +3,7 @@
 //! OpenMetrics where the scraper asks for it, else the older Prometheus text format, which every
 //! tool reads; both come from one encoder.
 
-use super::catalogue::{Facts, Family, Kind, Point, Value, escaped, families};
+use super::catalogue::{Facts, Family, Kind, Point, Value, escaped, families, unit_word};
 use crate::engine::Snapshot;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
@@ -44,7 +44,7 @@ impl Format {
 pub fn render(snapshot: &Snapshot, facts: &Facts, format: Format) -> String {
     let families = families(snapshot, facts);
     let own = families.iter().filter(|f| f.metric.kind == Kind::Counter).map(|f| escaped(f.metric.name));
-    let genai = super::genai::ALL.iter().filter(|m| m.kind == "counter").map(|m| escaped(m.name));
+    let genai = super::genai::ALL.iter().filter(|m| m.what.is_counter()).map(|m| escaped(m.name));
     let counters: Vec<String> = own.chain(genai).collect();
     let mut registry = Registry::default();
     facts.genai.register(&mut registry);
@@ -89,11 +89,7 @@ impl Collector for Rendered {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         for family in &self.0 {
             let name = escaped(family.metric.name);
-            let unit = match family.metric.unit {
-                "s" => Some(Unit::Seconds),
-                "1" => Some(Unit::Other("ratio".to_owned())),
-                _ => None,
-            };
+            let unit = unit_word(family.metric.unit).map(|word| Unit::Other(word.to_owned()));
             let kind = match family.metric.kind {
                 Kind::Gauge => MetricType::Gauge,
                 Kind::Counter => MetricType::Counter,
@@ -133,9 +129,10 @@ fn write_point(
 ) -> Result<(), fmt::Error> {
     match (kind, value) {
         (Kind::Counter, Value::Whole(n)) => {
+            let Some(id) = trace else { return point.encode_counter::<NoLabelSet, _, u64>(&n, None) };
             // The library makes exemplars only of counters of its own: its newest event counts one.
             let newest = CounterWithExemplar::<[(&str, String); 1]>::default();
-            newest.inc_by(1, trace.map(|id| [("trace_id", id.to_owned())]), None);
+            newest.inc_by(1, Some([("trace_id", id.to_owned())]), None);
             point.encode_counter(&n, newest.get().1.as_ref())
         }
         (Kind::Counter, Value::Real(x)) => point.encode_counter::<NoLabelSet, _, f64>(&x, None),

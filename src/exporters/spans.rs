@@ -7,7 +7,7 @@ use super::calls::Listener;
 use super::catalogue::key;
 use crate::engine::Judged;
 use crate::limit::Timestamp;
-use crate::observation::{Call, End, Outcome};
+use crate::observation::{Call, End};
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{Span, SpanBuilder, SpanKind, Status, TraceContextExt, TracerProvider};
 use opentelemetry::{Context, KeyValue};
@@ -23,7 +23,7 @@ pub fn listener(tracers: &SdkTracerProvider, ratio: f64) -> Listener {
         let parent = propagator.extract(&Caller(&call.end.call));
         if keep(call, &parent, ratio) {
             let mut span = builder(call).start_with_context(&tracer, &parent);
-            if is_error(call) {
+            if call.is_error() {
                 span.set_status(Status::error(""));
             }
             span.end_with_timestamp(system_time(call.end.at));
@@ -31,14 +31,9 @@ pub fn listener(tracers: &SdkTracerProvider, ratio: f64) -> Listener {
     })
 }
 
-/// A failure, or an answer that the upstream broke off.
-fn is_error(call: &Judged) -> bool {
-    call.verdict.is_some() || call.end.outcome == Outcome::UpstreamBroken
-}
-
 /// Failures are kept. Of successes a share, by trace id, so that all sidecars of one trace agree.
 fn keep(call: &Judged, parent: &Context, ratio: f64) -> bool {
-    if is_error(call) {
+    if call.is_error() {
         return true;
     }
     let span = parent.span();
@@ -109,9 +104,7 @@ fn attributes(call: &Judged, operation: &str, model: &str) -> Vec<KeyValue> {
         all.push(KeyValue::new("plimsoll.request_id", id.to_string()));
     }
     if let Some(usage) = end.usage {
-        // OpenTelemetry counts cached tokens as input; the provider reports them apart.
-        let input = usage.input.get() + usage.cache_write.get() + usage.cache_read.get();
-        all.push(KeyValue::new("gen_ai.usage.input_tokens", saturating(input)));
+        all.push(KeyValue::new("gen_ai.usage.input_tokens", saturating(usage.all_input())));
         all.push(KeyValue::new("gen_ai.usage.output_tokens", saturating(usage.output.get())));
     }
     if let Some(verdict) = &call.verdict {

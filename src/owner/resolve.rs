@@ -55,6 +55,20 @@ pub struct OwnerRule {
 }
 
 impl OwnerRule {
+    /// An owner of this name that owns anything and has nobody to call.
+    pub fn named(id: &str) -> Self {
+        Self {
+            id: OwnerId::new(id),
+            kinds: Vec::new(),
+            organizations: Vec::new(),
+            workspaces: Vec::new(),
+            routes: Vec::new(),
+            runbook_url: None,
+            dashboard_url: None,
+            contact: None,
+        }
+    }
+
     fn matches(&self, kind: OwnerKind, account: &Account, route: &RouteName) -> bool {
         let any = |patterns: &[Pattern], text: Option<&str>| {
             patterns.is_empty() || text.is_some_and(|text| patterns.iter().any(|p| p.matches(text)))
@@ -114,19 +128,6 @@ impl Owners {
 mod tests {
     use super::*;
 
-    fn rule(id: &str) -> OwnerRule {
-        OwnerRule {
-            id: OwnerId::new(id),
-            kinds: Vec::new(),
-            organizations: Vec::new(),
-            workspaces: Vec::new(),
-            routes: Vec::new(),
-            runbook_url: None,
-            dashboard_url: None,
-            contact: None,
-        }
-    }
-
     #[test]
     fn patterns_match_whole_names() {
         for (pattern, text, wanted) in [
@@ -147,8 +148,8 @@ mod tests {
     #[test]
     fn the_first_matching_owner_wins_and_nothing_is_guessed() {
         let owners = Owners::new(vec![
-            OwnerRule { workspaces: vec![Pattern::new("wrkspc_1")], ..rule("search") },
-            OwnerRule { routes: vec![Pattern::new("batch-*")], ..rule("batch") },
+            OwnerRule { workspaces: vec![Pattern::new("wrkspc_1")], ..OwnerRule::named("search") },
+            OwnerRule { routes: vec![Pattern::new("batch-*")], ..OwnerRule::named("batch") },
         ]);
         let account = |ws: &str| Account { organization: None, workspace: Some(ws.into()) };
         let (api, batch) = (RouteName::new("api"), RouteName::new("batch-1"));
@@ -164,8 +165,10 @@ mod tests {
 
     #[test]
     fn a_burst_goes_to_the_people_whose_traffic_it_is() {
-        let owners =
-            Owners::new(vec![OwnerRule { kinds: vec![OwnerKind::AnthropicWorkspace], ..rule("search") }]);
+        let owners = Owners::new(vec![OwnerRule {
+            kinds: vec![OwnerKind::AnthropicWorkspace],
+            ..OwnerRule::named("search")
+        }]);
         let owner = owners.resolve_for(
             OwnerKind::TrafficShape,
             OwnerKind::AnthropicWorkspace,

@@ -87,14 +87,10 @@ fn snapshot(owner_name: &str, model: &str) -> Snapshot {
 
 fn facts() -> Facts {
     let rule = OwnerRule {
-        id: OwnerId::new("search"),
         kinds: vec![OwnerKind::AnthropicWorkspace],
-        organizations: Vec::new(),
-        workspaces: Vec::new(),
-        routes: Vec::new(),
         runbook_url: Some("https://wiki.example.com/search".into()),
-        dashboard_url: None,
         contact: Some("#search-oncall".into()),
+        ..OwnerRule::named("search")
     };
     Facts {
         owners: ArcSwap::from_pointee(Owners::new(vec![rule])),

@@ -2,7 +2,7 @@ use super::*;
 use crate::limit::{Amount, Level, Refill};
 use crate::observation::{Credential, Outcome, RequestShape, Usage};
 use crate::owner::{OwnerRule, Pattern};
-use crate::route::{OwnerId, OwnerKind};
+use crate::route::OwnerKind;
 
 const T0: Timestamp = Timestamp::from_secs(1_790_000_000);
 
@@ -66,14 +66,9 @@ fn end(route: &str, status: u16, limits: Arc<Limits>, bytes: u64, now: Timestamp
 
 fn owners() -> Arc<Owners> {
     let owner = |id: &str, route: &str| OwnerRule {
-        id: OwnerId::new(id),
         kinds: vec![OwnerKind::AnthropicWorkspace],
-        organizations: Vec::new(),
-        workspaces: Vec::new(),
         routes: vec![Pattern::new(route)],
-        runbook_url: None,
-        dashboard_url: None,
-        contact: None,
+        ..OwnerRule::named(id)
     };
     Arc::new(Owners::new(vec![owner("search", "search"), owner("batch", "batch")]))
 }

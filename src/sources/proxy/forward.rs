@@ -5,7 +5,7 @@
 //! a response head is answered by a 502 that says who speaks; what goes wrong after it breaks the
 //! answer off, as it would without the hop. HTTP/1.1 and HTTP/2 meet in either direction.
 
-use super::hop::{end_to_end, join_cookies, set_host};
+use super::hop::{end_to_end, join_cookies, set_host, without};
 use super::tap::{CallTap, Meter, RequestTap};
 use super::tunnel;
 use super::upstream::{Permit, Upstream, UpstreamError};
@@ -111,15 +111,11 @@ fn upstream_headers(headers: HeaderMap, target: &Target, from: Version) -> Heade
     }
     if target.upstream.is_http2() {
         // HTTP/2 names the host in `:authority`, which is made of the address.
-        headers = headers_without_host(headers);
+        headers = without(headers, &[header::HOST]);
     } else {
         set_host(&mut headers, target.host.clone());
     }
     headers
-}
-
-fn headers_without_host(headers: HeaderMap) -> HeaderMap {
-    super::hop::without(headers, &[header::HOST])
 }
 
 /// The answer on its way down.

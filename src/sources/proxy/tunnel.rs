@@ -12,7 +12,6 @@ use hyper_util::rt::TokioIo;
 /// A client that wants to upgrade.
 pub(super) struct Wanted {
     protocol: HeaderValue,
-    connection: HeaderValue,
     client: OnUpgrade,
 }
 
@@ -22,23 +21,19 @@ pub(super) fn wanted(request: &mut Request<Incoming>) -> Option<Wanted> {
         return None;
     }
     let protocol = request.headers().get(header::UPGRADE)?.clone();
-    let connection = request.headers().get(header::CONNECTION)?.clone();
     // An offer to go on in HTTP/2 is made to this hop, which may decline it; its settings do not pass.
     if protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
         return None;
     }
+    let connection = request.headers().get(header::CONNECTION)?;
     let asks = connection.to_str().ok()?.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
-    asks.then(|| Wanted {
-        protocol,
-        connection: HeaderValue::from_static("upgrade"),
-        client: hyper::upgrade::on(request),
-    })
+    asks.then(|| Wanted { protocol, client: hyper::upgrade::on(request) })
 }
 
 impl Wanted {
     /// Asks the upstream for the same.
     pub(super) fn announce(&self, headers: &mut HeaderMap) {
-        headers.insert(header::CONNECTION, self.connection.clone());
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, self.protocol.clone());
     }
 }
