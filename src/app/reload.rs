@@ -4,6 +4,10 @@
 //! link beside it (`..data`), and are looked at every few seconds besides, so that a directory that
 //! vanishes and comes back is not lost sight of. What is compared is content: certificates that
 //! were renewed under the same name count, a touched file does not.
+//!
+//! Writers truncate a file before they fill it, and a beginning of a configuration, or nothing, may
+//! well be a valid one. So a change that was noticed is taken once it stands still, as it was seen
+//! then; and a file without any setting, which means the defaults at the start, is refused here.
 
 use super::Running;
 use crate::admin::control::{Answer, Requests};
@@ -11,13 +15,16 @@ use crate::config::Config;
 use notify::{RecursiveMode, Watcher};
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Pause after a change, so that a file that is being written is read once and whole.
+/// How long a changed file must stand still before it is taken.
 const SETTLE: Duration = Duration::from_millis(200);
+/// Most looks at a file that does not stand still; then it is left for the next time.
+const MAX_LOOKS: usize = 10;
 /// How often files are looked at without a word from the kernel.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -29,6 +36,13 @@ pub struct Reloader {
     events: mpsc::Receiver<()>,
     watcher: Option<notify::RecommendedWatcher>,
     seen: u64,
+}
+
+/// The configuration as it was found.
+struct Look {
+    text: io::Result<String>,
+    /// Stands for the text and for the files that it names.
+    content: u64,
 }
 
 impl Reloader {
@@ -46,7 +60,7 @@ impl Reloader {
             .map_err(|error| tracing::warn!(%error, "files cannot be watched; looking every 10 s"))
             .ok();
         let mut reloader = Self { path: path.to_owned(), env, requests, events, watcher, seen: 0 };
-        reloader.look();
+        reloader.seen = reloader.look().content;
         (reloader, Requests::new(tx))
     }
 
@@ -63,8 +77,9 @@ impl Reloader {
                     }
                 }
                 Some(()) = self.events.recv() => {
-                    tokio::time::sleep(SETTLE).await;
                     self.reload_if_changed(running).await;
+                    // However busy its folder is, the file is read a few times a second at most.
+                    tokio::time::sleep(SETTLE).await;
                 }
                 _ = looks.tick() => self.reload_if_changed(running).await,
             }
@@ -72,28 +87,40 @@ impl Reloader {
     }
 
     async fn reload_if_changed(&mut self, running: &mut Running) {
-        let before = self.seen;
+        let Some(look) = self.settled().await else { return };
         // The answer is logged and counted; nobody waits for it.
-        if self.look() != before && self.take(running).await.is_err() {
+        if look.content != self.seen && self.take(look, running).await.is_err() {
             tracing::debug!("the configuration before stays in place");
         }
     }
 
-    /// Puts the file in place, changed or not.
-    async fn reload(&mut self, running: &mut Running) -> Answer {
-        self.look();
-        self.take(running).await
+    /// A changed file once it stands still; nothing if it has not changed, or does not stand still.
+    async fn settled(&mut self) -> Option<Look> {
+        let mut look = self.look();
+        for _ in 0..MAX_LOOKS {
+            if look.content == self.seen {
+                return None;
+            }
+            tokio::time::sleep(SETTLE).await;
+            let again = self.look();
+            if again.content == look.content {
+                return Some(again);
+            }
+            look = again;
+        }
+        tracing::debug!(file = %self.path.display(), "the configuration does not stand still");
+        None
     }
 
-    /// Reads the file and puts it in place. Looked at before: a change that comes while this one is
-    /// read is then not missed.
-    async fn take(&mut self, running: &mut Running) -> Answer {
-        let read = tokio::fs::read_to_string(&self.path).await;
-        let parsed = match read {
-            Ok(text) => Config::parse(&text, &self.env).map_err(|invalid| invalid.to_string()),
-            Err(error) => Err(format!("cannot be read: {error}")),
-        };
-        let answer = match parsed {
+    /// Puts the file in place as it is now: whoever asks for that has finished writing it.
+    async fn reload(&mut self, running: &mut Running) -> Answer {
+        let look = self.look();
+        self.take(look, running).await
+    }
+
+    async fn take(&mut self, look: Look, running: &mut Running) -> Answer {
+        self.seen = look.content;
+        let answer = match self.parse(look.text) {
             Ok(config) => running.reload(&config).await.map_err(|error| error.to_string()),
             Err(problem) => {
                 running.refuse_reload();
@@ -109,19 +136,26 @@ impl Reloader {
         answer
     }
 
-    /// Watches what the configuration names, and takes note of its content.
-    fn look(&mut self) -> u64 {
-        let text = std::fs::read(&self.path).unwrap_or_default();
-        let mut files = named_files(std::str::from_utf8(&text).unwrap_or_default());
+    fn parse(&self, text: io::Result<String>) -> Result<Config, String> {
+        let text = text.map_err(|error| format!("cannot be read: {error}"))?;
+        if !text.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')) {
+            return Err("the file is empty; restart without one to run the defaults".to_owned());
+        }
+        Config::parse(&text, &self.env).map_err(|invalid| invalid.to_string())
+    }
+
+    /// Watches what the configuration names, and reads all of it.
+    fn look(&mut self) -> Look {
+        let text = std::fs::read_to_string(&self.path);
+        let mut files = named_files(text.as_deref().unwrap_or_default());
         let mut content = DefaultHasher::new();
-        text.hash(&mut content);
+        text.as_deref().unwrap_or_default().hash(&mut content);
         for file in &files {
             std::fs::read(file).unwrap_or_default().hash(&mut content);
         }
         files.push(self.path.clone());
         self.watch(&files);
-        self.seen = content.finish();
-        self.seen
+        Look { text, content: content.finish() }
     }
 
     fn watch(&mut self, files: &[PathBuf]) {
@@ -162,6 +196,41 @@ fn named_files(text: &str) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_being_written_is_taken_once_it_stands_still() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plimsoll.yaml");
+        std::fs::write(&path, "owners: []\n").unwrap();
+        let (mut reloader, _requests) = Reloader::new(&path, |_| None);
+        assert!(reloader.settled().await.is_none(), "nothing has changed");
+        std::fs::write(&path, "").unwrap();
+        let writing = async {
+            for part in ["owners:\n", "owners:\n- name: a\n", "owners:\n- name: a\n- name: b\n"] {
+                tokio::time::sleep(SETTLE * 3 / 4).await;
+                std::fs::write(&path, part).unwrap();
+            }
+        };
+        let (look, ()) = tokio::join!(reloader.settled(), writing);
+        assert_eq!(look.unwrap().text.unwrap(), "owners:\n- name: a\n- name: b\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_never_stands_still_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plimsoll.yaml");
+        let (mut reloader, _requests) = Reloader::new(&path, |_| None);
+        let writing = async {
+            for n in 0.. {
+                std::fs::write(&path, format!("# {n}\n")).unwrap();
+                tokio::time::sleep(SETTLE / 2).await;
+            }
+        };
+        tokio::select! {
+            look = reloader.settled() => assert!(look.is_none()),
+            () = writing => {}
+        }
+    }
 
     #[test]
     fn files_that_a_configuration_names_are_found() {

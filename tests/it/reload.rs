@@ -233,3 +233,17 @@ fn a_token_is_needed_where_others_can_reach_the_port() {
         Config::parse("admin: {bind: '0.0.0.0:9430'}\n", &|_| None).expect_err("no token").to_string();
     assert!(problem.contains("admin.bind") && problem.contains("admin.token"), "{problem}");
 }
+
+/// Writers truncate a file before they fill it: what is read in between is no configuration, though
+/// an empty file means the defaults at the start.
+#[tokio::test]
+async fn an_emptied_file_is_refused() {
+    let one = answering("one").await;
+    let live = Live::start(&config("127.0.0.1:0", one.address, "a", "")).await;
+    for emptied in ["", "\n# nothing yet\n"] {
+        std::fs::write(&live.path, emptied).unwrap();
+        let refused = live.requests.reload().await.unwrap_err();
+        assert!(refused.contains("empty"), "{refused}");
+        assert_eq!(live.get().await, "one");
+    }
+}
