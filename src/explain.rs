@@ -3,7 +3,13 @@
 //! The JSON shapes are a contract that others rely on (DESIGN, "Contracts"); the judgement is the
 //! one of the sidecar itself, so that what it says of a paste is what it would say of traffic.
 
-use crate::dialects::{self, error_text};
+pub mod paste;
+mod score;
+
+pub use score::Score;
+
+use crate::dialects::stated::Stated;
+use crate::dialects::{self, error_text, places};
 use crate::limit::Timestamp;
 use crate::observation::{Client, ErrorBody};
 use crate::owner::{Class, Evidence, Owners, Verdict, guidance, judge};
@@ -92,6 +98,15 @@ pub struct Answer {
     pub why: &'static str,
     /// How sure.
     pub confidence: &'static str,
+    /// Whose limit, in words for people.
+    #[serde(skip)]
+    pub whose: &'static str,
+    /// What the refusal states beside its kind, in words for people.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<String>,
+    /// A sure rule by weaker proof that says otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contradicted_by: Option<&'static str>,
     /// What to do first.
     pub first_move: &'static str,
     /// What never to do.
@@ -105,11 +120,16 @@ pub struct Answer {
 /// Judges one response.
 pub fn explain(response: &Response, owners: &Owners, external_url: Option<&str>) -> Answer {
     let headers = header_map(&response.headers);
-    let limits = dialects::read_head(response.status.unwrap_or(0), &headers, Timestamp::from_secs(0));
-    let error = error_body(response);
+    let mut error = error_body(response);
+    let status = response.status.or_else(|| paste::status_in(&error.text));
+    // A success is judged by its status; text beside it is what somebody wrote around it.
+    if status.is_some_and(|s| s < 400) {
+        error.in_stream |= error.envelope;
+    }
+    let limits = dialects::read_head(status.unwrap_or(0), &headers, Timestamp::from_secs(0));
     let hints = response.request.as_ref();
     let surface = hints.map_or(Surface::Unknown, surface_from_hints);
-    let mut evidence = Evidence::new(response.status, &limits, &error, surface);
+    let mut evidence = Evidence::new(status, &limits, &error, surface);
     evidence.client = client(hints, surface);
     evidence.path = hints.and_then(|h| h.path.as_deref()).unwrap_or_default();
     let verdict = judge(&evidence);
@@ -139,11 +159,36 @@ fn answer(
         rule: verdict.rule.id,
         why: verdict.rule.why,
         confidence: verdict.rule.confidence.as_str(),
+        whose: verdict.class.whose(),
+        states: states(&verdict.stated),
+        contradicted_by: verdict.against.map(|rule| rule.id),
         first_move: told.first_move,
         stop_rule: guidance::STOP_RULE,
         next_step: told.next_step,
         runbook_url: own_runbook.unwrap_or_else(|| guidance::runbook_url(external_url, told.runbook)),
     }
+}
+
+/// What a refusal states beside its kind, in words for people.
+pub fn states(stated: &Stated) -> Vec<String> {
+    let mut all = Vec::new();
+    match (stated.limit, stated.next_limit) {
+        (Some(now), Some(next)) => {
+            all.push(format!("limit {now} now, {next} after the next minute boundary"))
+        }
+        (Some(limit), None) => all.push(format!("limit {limit}")),
+        _ => {}
+    }
+    let named = [
+        ("quota", &stated.quota),
+        ("pool of models", &stated.base_model),
+        ("the gateway limits by", &stated.tenant),
+        ("access returns on", &stated.regain),
+    ];
+    all.extend(
+        named.iter().filter_map(|(what, value)| value.as_ref().map(|value| format!("{what} {value}"))),
+    );
+    all
 }
 
 fn header_map(pairs: &BTreeMap<String, OneOrMany>) -> HeaderMap {
@@ -178,9 +223,15 @@ fn error_body(response: &Response) -> ErrorBody {
         (None, Some(seen)) => error.message = Some(seen.clone()),
         _ => {}
     }
-    // A success is judged by its status; text beside it is what somebody wrote around it.
-    if response.status.is_some_and(|s| s < 400) {
-        error.in_stream = error.kind.is_some();
+    for (name, values) in &response.headers {
+        // Names of an AWS event stream's headers: no HTTP header may be called so.
+        if name.starts_with(':')
+            && let OneOrMany::One(value) = values
+        {
+            error.text.push_str(" | ");
+            error.text.push_str(value);
+            error.in_stream |= name == ":exception-type";
+        }
     }
     error
 }
@@ -190,25 +241,46 @@ fn error_body(response: &Response) -> ErrorBody {
 fn surface_from_hints(hints: &RequestHints) -> Surface {
     let lower = |text: &Option<String>| text.as_deref().unwrap_or_default().to_ascii_lowercase();
     let (host, agent, auth) = (lower(&hints.host), lower(&hints.user_agent), lower(&hints.auth_kind));
-    let hosts = [
-        ("bedrock", Surface::Bedrock),
-        ("aiplatform", Surface::Vertex),
-        ("api.openai.com", Surface::OpenAi),
-        ("openai.azure", Surface::AzureOpenAi),
-        ("openrouter", Surface::Gateway),
-        ("gateway", Surface::Gateway),
-    ];
-    if let Some((_, surface)) = hosts.iter().find(|(part, _)| host.contains(part)) {
-        return *surface;
-    }
-    if !host.is_empty() && !host.contains("anthropic.com") {
-        return Surface::Unknown;
+    match places::surface_of_host(&host) {
+        Some(Surface::AnthropicApi) => {}
+        Some(surface) => return surface,
+        None if !host.is_empty() => return Surface::Unknown,
+        None => {
+            let kinds = [
+                ("virtual key", Surface::Gateway),
+                ("gateway", Surface::Gateway),
+                ("relay", Surface::Gateway),
+                ("openrouter", Surface::Gateway),
+                ("kong", Surface::Gateway),
+                ("apim", Surface::Gateway),
+                ("helicone", Surface::Gateway),
+                ("portkey", Surface::Gateway),
+                ("litellm", Surface::Gateway),
+                ("aws", Surface::Bedrock),
+                ("gcp", Surface::Vertex),
+                ("azure", Surface::AzureOpenAi),
+                ("gemini", Surface::Other),
+                ("minimax", Surface::Other),
+                ("github", Surface::Other),
+                ("zai", Surface::Other),
+                ("moonshot", Surface::Other),
+                ("deepseek", Surface::Other),
+                ("groq", Surface::Other),
+                ("mistral", Surface::Other),
+            ];
+            if let Some((_, surface)) = kinds.iter().find(|(part, _)| auth.contains(part)) {
+                return *surface;
+            }
+            if let Some(surface) = places::surface_of_path(hints.path.as_deref().unwrap_or_default()) {
+                return surface;
+            }
+        }
     }
     let claude_code = agent.contains("claude code") || agent.contains("claude-cli");
     match (claude_code, auth.as_str()) {
         (true, "api_key") => Surface::ClaudeCodeKey,
         (true, auth) if auth.starts_with("oauth") => Surface::ClaudeCodePlan,
-        (false, _) if host.contains("api.anthropic.com") => Surface::AnthropicApi,
+        (false, _) if !host.is_empty() => Surface::AnthropicApi,
         _ => Surface::Unknown,
     }
 }
@@ -224,75 +296,5 @@ fn client(hints: Option<&RequestHints>, surface: Surface) -> Client {
         Client::Unknown
     } else {
         Client::Other
-    }
-}
-
-/// How well the verdicts fit labelled samples: the table that `explain --score` prints.
-#[derive(Debug, Default)]
-pub struct Score {
-    rows: BTreeMap<String, BTreeMap<&'static str, u32>>,
-    right: u32,
-    sure: (u32, u32),
-    ambiguous: (u32, u32),
-    total: u32,
-    misses: Vec<String>,
-}
-
-impl Score {
-    /// Counts one labelled sample.
-    pub fn add(&mut self, sample: &Response, answer: &Answer) {
-        let Some(label) = &sample.label else { return };
-        let hit = label == answer.verdict;
-        let alt = sample.alt.as_ref().is_some_and(|alt| alt.iter().any(|a| a == answer.verdict));
-        if matches!(answer.confidence, "exact" | "high") {
-            self.sure.1 += 1;
-            self.sure.0 += u32::from(hit || (sample.ambiguous && alt));
-        }
-        if sample.ambiguous {
-            self.ambiguous.1 += 1;
-            self.ambiguous.0 += u32::from(hit || alt);
-            return;
-        }
-        self.total += 1;
-        self.right += u32::from(hit);
-        if !hit {
-            let id = sample.id.as_ref().map(ToString::to_string).unwrap_or_default();
-            self.misses.push(format!("  {id}: {label}, said {} ({})", answer.verdict, answer.rule));
-        }
-        *self.rows.entry(label.clone()).or_default().entry(answer.verdict).or_default() += 1;
-    }
-
-    /// Share of the unambiguous samples that were judged right.
-    pub fn right(&self) -> f64 {
-        f64::from(self.right) / f64::from(self.total.max(1))
-    }
-
-    /// Share of right answers over the samples whose label is one of `labels`.
-    pub fn right_among(&self, labels: &[&str]) -> f64 {
-        let (mut right, mut total) = (0, 0);
-        for (label, said) in self.rows.iter().filter(|(label, _)| labels.contains(&label.as_str())) {
-            total += said.values().sum::<u32>();
-            right += said.iter().filter(|(verdict, _)| *verdict == label).map(|(_, n)| n).sum::<u32>();
-        }
-        f64::from(right) / f64::from(total.max(1))
-    }
-}
-
-impl std::fmt::Display for Score {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "{:<22} {:>5} {:>6}  otherwise said", "label (unambiguous)", "right", "of")?;
-        for (label, said) in &self.rows {
-            let right: u32 = said.iter().filter(|(v, _)| *v == label).map(|(_, n)| n).sum();
-            let wrong: Vec<String> =
-                said.iter().filter(|(v, _)| *v != label).map(|(v, n)| format!("{v} {n}")).collect();
-            writeln!(f, "{label:<22} {right:>5} {:>6}  {}", said.values().sum::<u32>(), wrong.join(", "))?;
-        }
-        writeln!(f, "{:<22} {:>5} {:>6}  {:.1} %", "all", self.right, self.total, 100.0 * self.right())?;
-        writeln!(f, "{:<22} {:>5} {:>6}", "ambiguous, label or alt", self.ambiguous.0, self.ambiguous.1)?;
-        writeln!(f, "{:<22} {:>5} {:>6}", "said at high or exact", self.sure.0, self.sure.1)?;
-        if !self.misses.is_empty() {
-            writeln!(f, "misses:\n{}", self.misses.join("\n"))?;
-        }
-        Ok(())
     }
 }

@@ -122,6 +122,11 @@ impl Limiter {
     /// Longest limiter name kept; longer ones are cut (they come from the network).
     pub const MAX_LEN: usize = 48;
 
+    /// A limiter by a name of ours.
+    pub const fn known(name: &'static str) -> Self {
+        Self(Cow::Borrowed(name))
+    }
+
     /// A limiter by name. Characters outside `[a-z0-9_]` become `_`; the name is cut at
     /// [`Self::MAX_LEN`].
     pub fn named(name: &str) -> Self {

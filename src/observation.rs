@@ -139,6 +139,77 @@ pub struct Account {
     pub workspace: Option<Arc<str>>,
 }
 
+/// What a response head shows of the parties that it passed: each mark is a header, or a family of
+/// headers, that only one of them writes (`dialects/marks.rs` has the list).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Mark {
+    /// Anthropic's request or organisation id.
+    Anthropic,
+    /// AWS's request id.
+    Aws,
+    /// Azure's own front.
+    Azure,
+    /// The OpenAI API.
+    OpenAi,
+    /// `x-ratelimit-{limit,remaining}-{requests,tokens}`, as the OpenAI API writes them.
+    OpenAiLimits,
+    /// A LiteLLM proxy.
+    Litellm,
+    /// LiteLLM's own limiter refused (`rate_limit_type`, `reset_at`).
+    LitellmLimit,
+    /// A provider answered LiteLLM: its headers stand behind `llm_provider-`.
+    LitellmProvider,
+    /// Envoy's rate-limit filter refused.
+    EnvoyLimited,
+    /// A gateway's plain `ratelimit-*` or `x-ratelimit-*` with nothing left.
+    PlainEmpty,
+    /// A Kong gateway.
+    Kong,
+    /// Kong had an answer from its upstream.
+    KongUpstream,
+    /// A gateway's AI token limiter (`x-ai-ratelimit-*`: Kong, APISIX) with nothing left.
+    AiEmpty,
+    /// A Portkey gateway.
+    Portkey,
+    /// Portkey itself failed.
+    PortkeyException,
+    /// A Bifrost gateway.
+    Bifrost,
+    /// Bifrost had chosen an upstream.
+    BifrostRouted,
+    /// Cloudflare's AI Gateway.
+    CloudflareGateway,
+    /// A Helicone gateway.
+    Helicone,
+    /// Helicone had chosen an upstream.
+    HeliconeRouted,
+    /// The answer asks not to retry (`x-should-retry: false`).
+    NoRetry,
+}
+
+/// A set of [`Mark`]s.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Marks(u32);
+
+impl Marks {
+    /// Adds a mark.
+    pub fn set(&mut self, mark: Mark) {
+        self.0 |= 1 << mark as u8;
+    }
+
+    /// True if the mark was seen.
+    pub const fn has(self, mark: Mark) -> bool {
+        self.0 & (1 << mark as u8) != 0
+    }
+}
+
+impl std::fmt::Debug for Marks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Marks({:b})", self.0)
+    }
+}
+
 /// What a response head says about limits.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Limits {
@@ -156,8 +227,16 @@ pub struct Limits {
     pub trios: bool,
     /// The response says that it was paid from usage credits.
     pub overage_in_use: bool,
+    /// The plan as a whole is refused (`unified-status: rejected`); may concern one model only.
+    pub plan_rejected: bool,
     /// The plan window that the provider says decides (`representative-claim`).
     pub claim: Option<crate::limit::Limiter>,
+    /// Which parties wrote into the head.
+    pub marks: Marks,
+    /// AWS's exception, from `x-amzn-errortype`, in lower case.
+    pub exception: Option<Arc<str>>,
+    /// The policy that a gateway or provider says was hit (`rate_limit_type`, `policy-id`).
+    pub policy: Option<Arc<str>>,
     /// The server's clock at the response, from its `Date` header.
     pub server_time: Option<Timestamp>,
     /// Limit headers that could not be read, were repeated with different values or contradicted
@@ -237,6 +316,8 @@ pub struct ErrorBody {
     pub cut: bool,
     /// The error came inside a stream whose status was a success.
     pub in_stream: bool,
+    /// An error object, or an event that names an error, was found (a success has none).
+    pub envelope: bool,
 }
 
 impl ErrorBody {

@@ -1,9 +1,10 @@
 //! The reference pages, made from the code: `docs/config.md` from the schema, `docs/metrics.md` from
-//! the catalogue. A test fails when they drift.
+//! the catalogue, `docs/verdicts.md` from the table of rules. A test fails when they drift.
 
 use crate::config::{Config, Semconv};
 use crate::exporters::catalogue::{ALL, Kind, escaped, unit_word};
 use crate::exporters::genai;
+use crate::owner::rules;
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -112,6 +113,35 @@ pub fn metrics() -> String {
             "| `{}` | `{name}` | {kind}, `{}` | `{semconv}`, `both` | {} |",
             metric.name, metric.unit, metric.help
         ));
+    }
+    out
+}
+
+/// `docs/verdicts.md`.
+pub fn verdicts() -> String {
+    let mut out = String::from(
+        "# Whose limit was it?\n\nMade from the code by `PLIMSOLL_UPDATE_DOCS=1 cargo test --test it docs`; do not edit.\n\n\
+         A refusal is judged by one table. Read it from top to bottom: the first row that holds decides. Rows\n\
+         are ordered by proof (*rung*): who answered says so, a code that only one party emits, the header\n\
+         family, the wording, the configured route, nothing. `plimsoll explain` says which row decided, and\n\
+         names a surer row by weaker proof that says otherwise.\n",
+    );
+    let mut line = |text: String| debug_assert!(writeln!(out, "{text}").is_ok());
+    for section in &rules::SECTIONS {
+        line(format!("\n## {}\n", section.title));
+        line("| row | verdict | rung, confidence | holds when | why |\n|---|---|---|---|---|".to_owned());
+        for rule in section.rules {
+            let when = rule.when.to_string().replace('|', "\\|");
+            line(format!(
+                "| `{}` | `{}` | {}, {} | {} | {} |",
+                rule.id,
+                rule.class.as_str(),
+                rule.rung.as_str(),
+                rule.confidence.as_str(),
+                if when.is_empty() { "always" } else { &when },
+                rule.why
+            ));
+        }
     }
     out
 }

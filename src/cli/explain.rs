@@ -1,8 +1,10 @@
-//! `plimsoll explain`: whose limit was it? JSON lines in, one answer a line out.
+//! `plimsoll explain`: whose limit was it? JSON lines in and one answer a line out, or a paste in and
+//! a few lines for people out.
 
 use super::{ConfigArg, load, print, say};
 use crate::config::Config;
-use crate::explain::{Answer, Response, Score, explain};
+use crate::explain::{Answer, Response, Score, explain, paste};
+use crate::route::UNNAMED;
 use std::io::{BufRead, Read};
 use std::process::ExitCode;
 
@@ -15,7 +17,7 @@ const MAX_LINE: u64 = 16 * 1024 * 1024;
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigArg,
-    /// Answer in JSON, a line for each line.
+    /// Answer in JSON, a line for each line of JSON.
     #[arg(long)]
     json: bool,
     /// Lines carry a `label`: print how often the verdict was right.
@@ -23,15 +25,53 @@ pub(super) struct Args {
     score: bool,
 }
 
-const EXAMPLES: &str = "Each line of standard input is one response:
+const EXAMPLES: &str = "Paste what you have: curl -i output, an SDK's exception, a log line.
+  curl -i … | plimsoll explain
+  pbpaste | plimsoll explain
+With --json each line of standard input is one response, and so is each line of the answer:
   {\"status\":429,\"headers\":{\"retry-after\":\"16\"},\"body\":\"…\",\"request\":{\"host\":\"api.anthropic.com\"}}
 A line that cannot be read is answered by {\"error\":…}; the rest goes on, and the exit code is 1.";
+
+/// Most of a paste that is read.
+const MAX_PASTE: u64 = 1024 * 1024;
 
 pub(super) fn main(args: &Args) -> ExitCode {
     let config = match load(args.config.config.as_deref()) {
         Ok(config) => config,
         Err(code) => return code,
     };
+    if args.json || args.score { lines(&config, args) } else { pasted(&config) }
+}
+
+/// One paste, or JSON lines in the shape of `--json`, answered for people.
+fn pasted(config: &Config) -> ExitCode {
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().take(MAX_PASTE + 1).read_to_end(&mut bytes);
+    if let Err(error) = read {
+        say(&format!("standard input: {error}"));
+        return ExitCode::FAILURE;
+    }
+    if bytes.len() as u64 > MAX_PASTE {
+        say("The paste is longer than 1 MiB; the rest is not read.");
+        bytes.truncate(MAX_PASTE as usize);
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    if text.trim().is_empty() {
+        say("Nothing was pasted. Paste the refusal (its headers help most), then end with Ctrl-D.");
+        return ExitCode::FAILURE;
+    }
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let shaped = |line: &&str| line.starts_with('{') && line.contains("\"status\"") && line.ends_with('}');
+    let many = lines.len() > 1 && lines.iter().all(shaped);
+    let pastes = if many { lines } else { vec![&*text] };
+    let answers = pastes.iter().map(|paste| {
+        for_people(&explain(&paste::read(paste), &config.owners, config.external_url.as_deref()))
+    });
+    print(answers.collect::<Vec<_>>().join("\n").trim_end());
+    ExitCode::SUCCESS
+}
+
+fn lines(config: &Config, args: &Args) -> ExitCode {
     let (mut code, mut score) = (ExitCode::SUCCESS, Score::default());
     let mut input = std::io::stdin().lock();
     loop {
@@ -47,7 +87,7 @@ pub(super) fn main(args: &Args) -> ExitCode {
             }
             Ok(_) if line.trim_ascii().is_empty() => {}
             Ok(_) => {
-                if let Err(problem) = one(&line, &config, args, &mut score) {
+                if let Err(problem) = one(&line, config, args, &mut score) {
                     code = ExitCode::FAILURE;
                     print(&serde_json::json!({ "error": problem }).to_string());
                 }
@@ -69,26 +109,34 @@ fn one(line: &[u8], config: &Config, args: &Args, score: &mut Score) -> Result<(
     let answer = explain(&response, &config.owners, config.external_url.as_deref());
     if args.score {
         score.add(&response, &answer);
-    } else if args.json {
-        print(&serde_json::to_string(&answer).map_err(|error| error.to_string())?);
     } else {
-        print(&for_people(&answer));
+        print(&serde_json::to_string(&answer).map_err(|error| error.to_string())?);
     }
     Ok(())
 }
 
 fn for_people(answer: &Answer) -> String {
+    let owner = match answer.owner.as_deref() {
+        Some(owner) if owner != UNNAMED => format!("; owner {owner}"),
+        _ => String::new(),
+    };
     let limiter = answer.limiter.as_deref().map(|l| format!(", limiter {l}")).unwrap_or_default();
-    let owner = answer.owner.as_deref().map(|o| format!(" (owner: {o})")).unwrap_or_default();
-    format!(
-        "Whose limit:  {}{owner}{limiter}\nHow sure:     {} ({}: {})\nFirst move:   {}\nStop rule:    {}\nNext step:    {}\nRunbook:      {}\n",
-        answer.verdict,
-        answer.confidence,
-        answer.evidence,
-        answer.why,
-        answer.first_move,
-        answer.stop_rule,
-        answer.next_step,
-        answer.runbook_url
-    )
+    let mut rows = vec![
+        ("Whose limit", format!("{} ({}{limiter}{owner})", answer.whose, answer.verdict)),
+        ("How sure", format!("{}, by {}", answer.confidence, answer.evidence)),
+        ("What proves it", answer.why.to_owned()),
+    ];
+    if !answer.states.is_empty() {
+        rows.push(("It states", answer.states.join("; ")));
+    }
+    if let Some(rule) = answer.contradicted_by {
+        rows.push(("Against it", format!("row {rule} of docs/verdicts.md says otherwise, by weaker proof")));
+    }
+    rows.push(("First move", answer.first_move.to_owned()));
+    if answer.owner_kind.is_some() {
+        rows.push(("Stop rule", answer.stop_rule.to_owned()));
+    }
+    rows.push(("Next step", answer.next_step.to_owned()));
+    rows.push(("Runbook", answer.runbook_url.clone()));
+    rows.iter().map(|(name, text)| format!("{:<16}{text}\n", format!("{name}:"))).collect()
 }

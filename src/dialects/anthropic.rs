@@ -7,12 +7,9 @@
 //! with resets in Unix seconds. Every header is optional. The unified family is read by its
 //! grammar, `anthropic-ratelimit-unified-(<window>-)?<field>`, because windows come and go.
 
-use super::{http_date, printable, text};
 use crate::limit::{Amount, Level, Limiter, Reading, Refill, Standing, Timestamp, Window};
-use crate::observation::{Account, Limits, Usage};
-use http::HeaderMap;
+use crate::observation::{Account, Usage};
 use serde::Deserialize;
-use std::time::Duration;
 
 /// One documented trio: what stands before `-limit`, `-remaining` and `-reset`, behind `anthropic-`;
 /// limiter; rounding of `remaining`.
@@ -27,76 +24,67 @@ const TRIOS: [(&str, Limiter, u64); 8] = [
     ("fast-output-tokens", Limiter::FAST_OUTPUT, 1000),
 ];
 
-const PREFIX: &str = "anthropic-";
 const UNIFIED: &str = "ratelimit-unified-";
 
 /// Most unified windows read from one response.
 const MAX_WINDOWS: usize = 12;
 
-/// Longest wait believed (a plan's week, and a day more).
-const MAX_RETRY_AFTER: u64 = 8 * 24 * 3600;
-
-/// Reads a response head. Never fails: see the module's note on optional headers.
-///
-/// One pass over the headers: this runs while an answer waits.
-pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
-    let mut seen = Seen::default();
-    for (name, value) in headers {
-        if let Some(rest) = name.as_str().strip_prefix(PREFIX) {
-            match printable(value) {
-                Some(value) => seen.header(rest, value),
-                None => {
-                    seen.unified.present |= rest.starts_with(UNIFIED);
-                    seen.complaints += 1;
-                }
-            }
-        }
-    }
-    let Seen { trios, unified, organization, workspace, mut complaints } = seen;
-    let mut readings = Vec::with_capacity(8);
-    for (fields, (_, limiter, rounding)) in trios.into_iter().zip(TRIOS) {
-        readings.extend(fields.reading(limiter, Amount::new(rounding), &mut complaints));
-    }
-    drop_redundant_tokens(&mut readings);
-    let keyed = !readings.is_empty();
-    readings
-        .extend(unified.windows.into_iter().filter_map(|(window, fields)| window_reading(window, fields)));
-    let server_time = http_date(headers);
-    // Resets are on the server's clock: shift them to ours, so that skew never reads as time left.
-    for reading in &mut readings {
-        let shifted =
-            reading.resets.map(|reset| server_time.map_or(reset, |server| shift(reset, server, now)));
-        reading.resets = shifted.filter(|reset| plausible(*reset, reading.window, now));
-        complaints += u32::from(shifted.is_some() && reading.resets.is_none());
-    }
-    Limits {
-        account: Account { organization: organization.map(Into::into), workspace: workspace.map(Into::into) },
-        readings,
-        retry_after: if status >= 400 { retry_after(headers, now, &mut complaints) } else { None },
-        request_id: text(headers, "request-id", &mut complaints).map(Into::into),
-        unified: unified.present,
-        trios: keyed,
-        overage_in_use: unified.overage_in_use,
-        claim: unified.claim,
-        server_time,
-        complaints,
-    }
+/// What the family says, once all headers were seen.
+pub(super) struct Family {
+    pub(super) readings: Vec<Reading>,
+    pub(super) account: Account,
+    pub(super) unified: bool,
+    pub(super) trios: bool,
+    pub(super) overage_in_use: bool,
+    pub(super) plan_rejected: bool,
+    pub(super) claim: Option<Limiter>,
 }
 
 /// What the headers of a response said so far.
 #[derive(Default)]
-struct Seen<'h> {
+pub(super) struct Seen<'h> {
     trios: [Trio; TRIOS.len()],
     unified: Unified<'h>,
     organization: Option<&'h str>,
     workspace: Option<&'h str>,
-    complaints: u32,
+    pub(super) complaints: u32,
 }
 
 impl<'h> Seen<'h> {
+    /// Takes in a header whose value is not text; `rest` is its name behind `anthropic-`.
+    pub(super) fn unreadable(&mut self, rest: &str) {
+        self.unified.present |= rest.starts_with(UNIFIED);
+        self.complaints += 1;
+    }
+
+    /// Reads what was seen.
+    pub(super) fn finish(self, complaints: &mut u32) -> Family {
+        let Seen { trios, unified, organization, workspace, complaints: seen } = self;
+        *complaints += seen;
+        let mut readings = Vec::with_capacity(8);
+        for (fields, (_, limiter, rounding)) in trios.into_iter().zip(TRIOS) {
+            readings.extend(fields.reading(limiter, Amount::new(rounding), complaints));
+        }
+        drop_redundant_tokens(&mut readings);
+        let keyed = !readings.is_empty();
+        readings.extend(unified.windows.into_iter().filter_map(|(w, fields)| window_reading(w, fields)));
+        Family {
+            readings,
+            account: Account {
+                organization: organization.map(Into::into),
+                workspace: workspace.map(Into::into),
+            },
+            unified: unified.present,
+            trios: keyed,
+            overage_in_use: unified.overage_in_use,
+            plan_rejected: unified.rejected,
+            claim: unified.claim,
+        }
+    }
+
     /// Takes in a header; `rest` is its name behind `anthropic-`. A repeated header comes once for
     /// each value: the last one counts, and a contradiction is a complaint.
-    fn header(&mut self, rest: &'h str, value: &'h str) {
+    pub(super) fn header(&mut self, rest: &'h str, value: &'h str) {
         if let Some(rest) = rest.strip_prefix(UNIFIED) {
             self.unified.present = true;
             self.unified.header(rest, value, &mut self.complaints);
@@ -122,17 +110,6 @@ fn put<T: PartialEq>(kept: &mut Option<T>, read: Option<T>, complaints: &mut u32
     if read.is_some() {
         *kept = read;
     }
-}
-
-/// A reset cannot lie further off than its window is long (a unit mistaken, a clock decades off).
-fn plausible(reset: Timestamp, window: Window, now: Timestamp) -> bool {
-    let longest = window.length().unwrap_or(Duration::from_secs(32 * 24 * 3600));
-    reset <= now.plus(longest + longest / 4 + Duration::from_secs(60))
-}
-
-/// A moment on the server's clock, on ours.
-fn shift(moment: Timestamp, server: Timestamp, now: Timestamp) -> Timestamp {
-    Timestamp::from_micros(moment.micros().saturating_add(now.micros().saturating_sub(server.micros())))
 }
 
 /// The three headers of one limiter.
@@ -200,32 +177,12 @@ fn drop_redundant_tokens(readings: &mut Vec<Reading>) {
 }
 
 /// RFC 3339 or Unix seconds, whichever a provider writes.
-fn moment(value: &str) -> Option<Timestamp> {
+pub(super) fn moment(value: &str) -> Option<Timestamp> {
     if let Ok(secs) = value.parse::<f64>() {
         return secs.is_finite().then(|| Timestamp::from_secs_f64(secs));
     }
     let parsed: jiff::Timestamp = value.parse().ok()?;
     Some(Timestamp::from_micros(parsed.as_microsecond()))
-}
-
-/// `retry-after-ms`, else `retry-after` in seconds or as a date.
-fn retry_after(headers: &HeaderMap, now: Timestamp, complaints: &mut u32) -> Option<Duration> {
-    if let Some(millis) = headers.get("retry-after-ms").and_then(|v| v.to_str().ok()?.trim().parse().ok()) {
-        return Some(Duration::from_millis(millis).min(Duration::from_secs(MAX_RETRY_AFTER)));
-    }
-    let value = text(headers, "retry-after", complaints)?;
-    let wait = match value.parse::<f64>() {
-        Ok(secs) if secs.is_finite() && secs >= 0.0 => {
-            Some(Duration::from_secs_f64(secs.min(MAX_RETRY_AFTER as f64)))
-        }
-        Ok(_) => None,
-        Err(_) => jiff::fmt::rfc2822::DateTimeParser::new()
-            .parse_timestamp(value)
-            .ok()
-            .map(|at| Timestamp::from_micros(at.as_microsecond()).since(now)),
-    };
-    *complaints += u32::from(wait.is_none());
-    wait
 }
 
 #[derive(Default)]
@@ -234,6 +191,7 @@ struct Unified<'h> {
     windows: Vec<(&'h str, WindowFields)>,
     claim: Option<Limiter>,
     overage_in_use: bool,
+    rejected: bool,
 }
 
 impl<'h> Unified<'h> {
@@ -242,6 +200,7 @@ impl<'h> Unified<'h> {
         match rest {
             "representative-claim" => self.claim = Some(Limiter::named(value)),
             "overage-in-use" => self.overage_in_use = value == "true",
+            "status" => self.rejected = value == "rejected",
             _ => {
                 let Some((window, field)) = window_field(rest) else { return };
                 let at = match self.windows.iter().position(|(known, _)| *known == window) {
@@ -332,13 +291,18 @@ pub fn plan_window(abbreviation: &str) -> (Limiter, Window) {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct WireUsage {
+    #[serde(alias = "inputTokens")]
     input_tokens: Option<u64>,
+    #[serde(alias = "cacheWriteInputTokens")]
     cache_creation_input_tokens: Option<u64>,
+    #[serde(alias = "cacheReadInputTokens")]
     cache_read_input_tokens: Option<u64>,
+    #[serde(alias = "outputTokens")]
     output_tokens: Option<u64>,
 }
 
-/// Merges a `usage` object into what is known. Values are cumulative: the last one wins, absent
+/// Merges a `usage` object into what is known, in Anthropic's spelling or in that of Bedrock's
+/// Converse. Values are cumulative: the last one wins, absent
 /// ones keep what was said before (documented for `message_delta`).
 pub fn merge_usage(known: Option<Usage>, json: &[u8]) -> Option<Usage> {
     let Ok(wire) = serde_json::from_slice::<WireUsage>(json) else { return known };
@@ -365,7 +329,10 @@ pub fn merge_usage(known: Option<Usage>, json: &[u8]) -> Option<Usage> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue};
+    use crate::dialects::read_head;
+    use crate::observation::Limits;
+    use http::{HeaderMap, HeaderName, HeaderValue};
+    use std::time::Duration;
 
     const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
 

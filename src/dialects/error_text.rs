@@ -38,12 +38,15 @@ pub fn read(bytes: &[u8], cut: bool, in_stream: bool) -> ErrorBody {
     let kept = &bytes[..bytes.len().min(ErrorBody::MAX_BYTES)];
     let text = String::from_utf8_lossy(kept).into_owned();
     let mut body = ErrorBody { cut: cut || kept.len() < bytes.len(), in_stream, ..ErrorBody::default() };
-    if let Some(value) = first_json(&text) {
+    // Of a whole stream only its error is one.
+    let at = text.find("event: error").or_else(|| text.find("event:error")).unwrap_or(0);
+    if let Some(value) = first_json(&text[at..]) {
         find(&value, &mut body, MAX_DEPTH);
     }
+    body.envelope |= at > 0 || in_stream;
     let known = |set: &[&'static str]| set.iter().find(|t| text.contains(**t)).map(|t| (*t).to_owned());
-    if body.kind.is_none() {
-        body.kind = known(&TYPES);
+    if body.kind.is_none() || !body.envelope {
+        body.kind = known(&TYPES).or(body.kind);
     }
     if body.code.as_deref().is_none_or(|c| !CODES.contains(&c)) {
         body.code = known(&CODES).or(body.code);
@@ -61,13 +64,76 @@ fn shortened(mut text: String) -> String {
     text
 }
 
-/// The first JSON value in a text that holds one (a log line's prefix is skipped).
+/// Places in a text at which JSON is looked for.
+const MAX_STARTS: usize = 8;
+
+/// The first JSON value in a text that holds one (a log line's prefix is skipped, and of JSON that
+/// was cut the part that is whole is read).
 fn first_json(text: &str) -> Option<Value> {
-    let starts = text.char_indices().filter(|(_, c)| matches!(c, '{' | '[' | '"')).map(|(i, _)| i);
-    starts.take(4).find_map(|start| {
-        let mut values = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Value>();
-        values.next()?.ok().filter(|v| v.is_object() || v.is_array() || v.is_string())
+    let quoted = text.trim_start().starts_with('"');
+    let starts = text.char_indices().filter(|(at, c)| match c {
+        '{' => true,
+        '[' => text[at + 1..].trim_start().starts_with('{'),
+        '"' => quoted,
+        _ => false,
+    });
+    starts.take(MAX_STARTS).find_map(|(start, _)| {
+        let rest = &text[start..];
+        let strict = first_value(rest);
+        strict.or_else(|| first_value(&from_python(rest)?)).filter(|v| !v.is_number() && !v.is_null())
     })
+}
+
+fn first_value(text: &str) -> Option<Value> {
+    serde_json::Deserializer::from_str(text).into_iter::<Value>().next()?.ok()
+}
+
+/// Most of a Python literal that is turned into JSON.
+const MAX_LITERAL: usize = 16 * 1024;
+
+/// JSON out of a Python literal, as SDKs print an error's body: `{'type': 'error', 'details': None}`.
+fn from_python(text: &str) -> Option<String> {
+    if !text.trim_start_matches(['{', '[', ' ', '\n']).starts_with('\'') {
+        return None;
+    }
+    let mut out = String::with_capacity(text.len().min(MAX_LITERAL));
+    let mut quote: Option<char> = None;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        if out.len() > MAX_LITERAL {
+            return None;
+        }
+        match (quote, c) {
+            (Some(_), '\\') => match chars.next() {
+                Some('\'') => out.push('\''),
+                Some('x') => out.push_str("\\u00"),
+                Some(other) => out.extend(['\\', other]),
+                None => return None,
+            },
+            (Some(open), c) if c == open => {
+                quote = None;
+                out.push('"');
+            }
+            (Some(_), '"') => out.push_str("\\\""),
+            (Some(_), c) if c.is_control() => out.push(' '),
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                out.push('"');
+            }
+            (None, 'N' | 'T' | 'F') => {
+                while chars.peek().is_some_and(char::is_ascii_lowercase) {
+                    chars.next();
+                }
+                out.push_str(match c {
+                    'N' => "null",
+                    'T' => "true",
+                    _ => "false",
+                });
+            }
+            (_, c) => out.push(c),
+        }
+    }
+    Some(out)
 }
 
 /// Looks for the innermost error object: envelopes wrap envelopes, some as strings, some in arrays.
@@ -82,23 +148,29 @@ fn find(value: &Value, body: &mut ErrorBody, depth: u8) {
                 find(&value, body, depth - 1);
             }
         }
-        Value::Object(map) => {
-            let text = |key: &str| map.get(key).and_then(Value::as_str).map(str::to_owned);
-            if let Some(code) = map.get("details").and_then(|d| d.get("error_code")).and_then(Value::as_str) {
-                body.code = Some(code.to_owned());
-            }
-            if let Some(kind) = text("type").filter(|t| t != "error" && t != "None") {
-                body.kind = Some(kind);
-            }
-            body.code = body.code.take().or_else(|| text("code"));
-            body.message = text("message").or_else(|| body.message.take());
-            for key in ["error", "message", "result", "body"] {
-                if let Some(inner) = map.get(key) {
-                    find(inner, body, depth - 1);
-                }
-            }
-        }
+        Value::Object(map) => object(map, body, depth),
         _ => {}
+    }
+}
+
+fn object(map: &serde_json::Map<String, Value>, body: &mut ErrorBody, depth: u8) {
+    let text = |key: &str| map.get(key).and_then(Value::as_str).map(str::to_owned);
+    let kind = text("type").or_else(|| text("status")).or_else(|| text("__type"));
+    body.envelope |= map.get("error").is_some_and(|e| !e.is_null() && *e != Value::Bool(false))
+        || kind.as_deref().is_some_and(|k| k == "error" || k.ends_with("_error") || k.ends_with("Exception"));
+    if let Some(code) = map.get("details").and_then(|d| d.get("error_code")).and_then(Value::as_str) {
+        body.code = Some(code.to_owned());
+    }
+    if let Some(kind) = kind.filter(|t| t != "error" && t != "None") {
+        body.kind = Some(kind);
+    }
+    let number = || map.get("code").and_then(Value::as_u64).map(|n| n.to_string());
+    body.code = body.code.take().or_else(|| text("code")).or_else(number);
+    body.message = text("message").or_else(|| body.message.take());
+    for key in ["error", "message", "result", "body"] {
+        if let Some(inner) = map.get(key) {
+            find(inner, body, depth - 1);
+        }
     }
 }
 
@@ -106,33 +178,47 @@ fn find(value: &Value, body: &mut ErrorBody, depth: u8) {
 /// apostrophes and escapes made plain.
 pub fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut chars = text.chars().peekable();
+    plain_into(text, &mut out);
+    out
+}
+
+/// [`plain`] text, put behind what stands in `out`. Most bytes are ASCII and take the short way:
+/// this is most of what a verdict on a body costs.
+pub fn plain_into(text: &str, out: &mut String) {
+    let mut chars = text.chars();
     while let Some(c) = chars.next() {
         let c = match c {
-            '\u{2018}' | '\u{2019}' => '\'',
-            '\\' => match chars.next() {
-                Some('n' | 't' | 'r') | None => ' ',
-                Some('u') => {
-                    let hex: String = chars.by_ref().take(4).collect();
-                    match u32::from_str_radix(&hex, 16).ok().and_then(char::from_u32) {
-                        Some('\u{2018}' | '\u{2019}') => '\'',
-                        Some(c) => c,
-                        None => ' ',
-                    }
-                }
-                Some(other) => other,
-            },
+            'a'..='z' | '0'..='9' => {
+                out.push(c);
+                continue;
+            }
+            '\\' => escaped(&mut chars),
             other => other,
         };
-        if c.is_whitespace() || c.is_control() {
-            if !out.ends_with(' ') && !out.is_empty() {
-                out.push(' ');
+        match c {
+            '\u{2018}' | '\u{2019}' => out.push('\''),
+            'A'..='Z' => out.push(c.to_ascii_lowercase()),
+            c if c.is_whitespace() || c.is_control() => {
+                if !out.ends_with(' ') && !out.is_empty() {
+                    out.push(' ');
+                }
             }
-        } else {
-            out.extend(c.to_lowercase());
+            c if c.is_ascii() => out.push(c),
+            c => out.extend(c.to_lowercase()),
         }
     }
-    out
+}
+
+/// The character that an escape stands for.
+fn escaped(chars: &mut std::str::Chars<'_>) -> char {
+    match chars.next() {
+        Some('n' | 't' | 'r') | None => ' ',
+        Some('u') => {
+            let hex: String = chars.by_ref().take(4).collect();
+            u32::from_str_radix(&hex, 16).ok().and_then(char::from_u32).unwrap_or(' ')
+        }
+        Some(other) => other,
+    }
 }
 
 #[cfg(test)]
@@ -170,6 +256,16 @@ mod tests {
         assert_eq!(body.kind.as_deref(), Some("invalid_request_error"));
         let repr = read_str("{'type': 'error', 'error': {'details': None, 'type': 'overloaded_error'}}");
         assert_eq!(repr.kind.as_deref(), Some("overloaded_error"));
+    }
+
+    #[test]
+    fn a_python_literal_is_read_like_json() {
+        let body = read_str(
+            r#"Error code: 429 - {'error': {'code': '1308', 'details': None, 'message': "it's used up", 'fatal': True}, 'note': 'say "x"\'s'}"#,
+        );
+        assert_eq!(body.code.as_deref(), Some("1308"));
+        assert_eq!(body.message.as_deref(), Some("it's used up"));
+        assert!(body.envelope);
     }
 
     #[test]

@@ -1,19 +1,106 @@
 //! How each provider or gateway speaks of limits: headers, status and body in, values out.
 //!
 //! A dialect is pure, never fails and never blocks: what it cannot read it leaves absent and
-//! counts as a complaint. Adding one is one file here and one arm in [`read_head`].
+//! counts as a complaint. Adding one is one file here and one arm in [`read_head`], which goes over
+//! the headers once: it runs while an answer waits.
 
 pub mod anthropic;
 pub mod error_text;
+mod marks;
+mod openai;
+pub mod places;
+pub mod stated;
 
-use crate::limit::Timestamp;
+use crate::limit::{Timestamp, Window};
 use crate::observation::Limits;
 use http::{HeaderMap, HeaderValue};
+use std::time::Duration;
 
-/// Reads what a response head says about limits. `now` is used only where the response carries no
-/// `Date` of its own.
+/// Longest wait believed (a plan's week, and a day more).
+const MAX_RETRY_AFTER: u64 = 8 * 24 * 3600;
+
+/// Reads what a response head says about limits. Every header is optional; `now` is used only where
+/// the response carries no `Date` of its own.
 pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
-    anthropic::read_head(status, headers, now)
+    let mut anthropic = anthropic::Seen::default();
+    let mut openai = openai::Seen::default();
+    let mut signs = marks::Signs::default();
+    for (name, value) in headers {
+        let name = name.as_str();
+        if let Some(rest) = name.strip_prefix("anthropic-") {
+            match printable(value) {
+                Some(value) => anthropic.header(rest, value),
+                None => anthropic.unreadable(rest),
+            }
+            continue;
+        }
+        signs.header(name, value);
+        if let Some(rest) = name.strip_prefix("x-ratelimit-") {
+            openai.header(rest, value);
+        }
+    }
+    let mut complaints = 0;
+    let mut family = anthropic.finish(&mut complaints);
+    if family.readings.is_empty() {
+        // LiteLLM writes the tenant's or the provider's numbers under the same names: nobody's.
+        family.readings = openai.finish(now, !signs.through_litellm(), &mut complaints, &mut signs);
+    }
+    let server_time = http_date(headers);
+    // Resets are on the server's clock: shift them to ours, so that skew never reads as time left.
+    for reading in &mut family.readings {
+        let shifted =
+            reading.resets.map(|reset| server_time.map_or(reset, |server| shift(reset, server, now)));
+        reading.resets = shifted.filter(|reset| plausible(*reset, reading.window, now));
+        complaints += u32::from(shifted.is_some() && reading.resets.is_none());
+    }
+    let request_id = signs.request_id(headers, &mut complaints);
+    Limits {
+        account: family.account,
+        readings: family.readings,
+        retry_after: if status >= 400 { retry_after(headers, now, &mut complaints) } else { None },
+        request_id,
+        unified: family.unified,
+        trios: family.trios,
+        overage_in_use: family.overage_in_use,
+        plan_rejected: family.plan_rejected,
+        claim: family.claim,
+        marks: signs.marks,
+        exception: signs.exception,
+        policy: signs.policy,
+        server_time,
+        complaints,
+    }
+}
+
+/// A reset cannot lie further off than its window is long (a unit mistaken, a clock decades off).
+fn plausible(reset: Timestamp, window: Window, now: Timestamp) -> bool {
+    let longest = window.length().unwrap_or(Duration::from_secs(32 * 24 * 3600));
+    reset <= now.plus(longest + longest / 4 + Duration::from_secs(60))
+}
+
+/// A moment on the server's clock, on ours.
+fn shift(moment: Timestamp, server: Timestamp, now: Timestamp) -> Timestamp {
+    Timestamp::from_micros(moment.micros().saturating_add(now.micros().saturating_sub(server.micros())))
+}
+
+/// `retry-after-ms`, else `retry-after` in seconds or as a date.
+fn retry_after(headers: &HeaderMap, now: Timestamp, complaints: &mut u32) -> Option<Duration> {
+    if let Some(millis) = headers.get("retry-after-ms").and_then(|v| v.to_str().ok()?.trim().parse().ok()) {
+        return Some(Duration::from_millis(millis).min(Duration::from_secs(MAX_RETRY_AFTER)));
+    }
+    let value = text(headers, "retry-after", complaints)?;
+    let wait = match value.parse::<f64>() {
+        Ok(secs) if secs.is_finite() && secs >= 0.0 => {
+            Some(Duration::from_secs_f64(secs.min(MAX_RETRY_AFTER as f64)))
+        }
+        Ok(_) => None,
+        Err(_) => jiff::fmt::rfc2822::DateTimeParser::new()
+            .parse_timestamp(value)
+            .ok()
+            .map(|at| Timestamp::from_micros(at.as_microsecond()).since(now)),
+    };
+    *complaints += u32::from(wait.is_none());
+    wait
 }
 
 /// The last value of a header, trimmed, if it is printable text.

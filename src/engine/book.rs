@@ -12,9 +12,9 @@ use super::incident::Incident;
 use super::snapshot::{BucketView, RejectionKey, RejectionView, Snapshot};
 use super::window::Window as Rolling;
 use crate::limit::{Limiter, Reading, Scope, Timestamp, Window};
-use crate::observation::{Account, Call, Client, End, ErrorBody, Head, Limits, Outcome};
+use crate::observation::{Account, Call, Client, End, ErrorBody, Head, Limits, Mark, Outcome};
 use crate::owner::{Class, Evidence, Owners, Verdict, judge};
-use crate::route::{ModelGroup, Owner, RouteName, Surface};
+use crate::route::{ModelGroup, Owner, OwnerKind, RouteName, Surface};
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -197,13 +197,19 @@ impl Book {
         self.alerts_version
     }
 
-    /// Takes in a response head.
+    /// Takes in a response head. Numbers of the OpenAI family on another provider's route were written
+    /// by something between: whose they are is not known, so no bucket is made of them.
     pub fn head(&mut self, head: &Head) {
         let call = &head.call;
         let arrivals = self.arrivals.entry(call.route.clone()).or_insert_with(|| Arrivals::new(head.at));
         arrivals.counted.add(1, head.at);
         let surface = proved_surface(call.surface, call.client, &head.limits);
         let owner = self.owners.resolve(surface.owner_kind(), &head.limits.account, &call.route);
+        let nobodys =
+            head.limits.marks.has(Mark::OpenAiLimits) && surface.owner_kind() != OwnerKind::OtherProvider;
+        if nobodys {
+            return;
+        }
         for reading in &head.limits.readings {
             let identity = identity(reading, owner.clone(), head.model.as_ref(), call);
             let key = BucketKey { identity, account: head.limits.account.clone(), surface };
@@ -470,11 +476,15 @@ fn worst_first(a: &BucketView, b: &BucketView) -> std::cmp::Ordering {
 /// The surface as the answer's header family proves it; what the request suggested otherwise.
 pub(crate) fn proved_surface(suggested: Surface, client: Client, limits: &Limits) -> Surface {
     match (limits.unified, limits.trios, suggested) {
+        // Another provider, and a gateway with caps of its own, may borrow the family's names.
+        (true, _, Surface::OpenAi | Surface::AzureOpenAi | Surface::Other | Surface::Gateway) => suggested,
         (true, _, _) => Surface::ClaudeCodePlan,
         (_, true, Surface::ClaudeCodePlan | Surface::Unknown) if client == Client::ClaudeCode => {
             Surface::ClaudeCodeKey
         }
         (_, true, Surface::ClaudeCodePlan | Surface::Unknown) => Surface::AnthropicApi,
+        (_, _, Surface::Unknown) if limits.marks.has(Mark::OpenAi) => Surface::OpenAi,
+        (_, _, Surface::Unknown) if limits.marks.has(Mark::Azure) => Surface::AzureOpenAi,
         _ => suggested,
     }
 }

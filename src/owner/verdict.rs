@@ -1,12 +1,13 @@
 //! From a failure to "whose limit was this?", with the proof and how sure we are.
 //!
-//! The rules are a table ([`super::RULES`]), tried from top to bottom; the first that holds gives
+//! The rules are a table ([`super::rules`]), tried from top to bottom; the first that holds gives
 //! the verdict. The table is ordered by strength of proof, and ends in `unknown`: no rule guesses.
 
-use super::rules::RULES;
-use crate::dialects::error_text::plain;
-use crate::limit::Limiter;
-use crate::observation::{AuthKind, Client, ErrorBody, Limits};
+use super::cond::{Cond, Fact, Found, Pick, Said, TABLE};
+use crate::dialects::error_text::plain_into;
+use crate::dialects::stated::{self, Stated};
+use crate::limit::{Level, Limiter, Reading};
+use crate::observation::{Client, ErrorBody, Limits, Mark};
 use crate::route::{OwnerKind, Surface};
 
 /// The answer to "whose limit was this?" (DESIGN's table of names, column "verdict").
@@ -54,6 +55,32 @@ impl Class {
             Self::OtherProvider => "other_provider",
             Self::NotALimit => "not_a_limit",
             Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whose limit, in words for people.
+    pub const fn whose(self) -> &'static str {
+        match self {
+            Self::AnthropicWorkspace => "the Anthropic workspace or organisation behind the API key",
+            Self::ClaudeCodeApiKey => "the workspace of the API key that Claude Code uses",
+            Self::ClaudePlan => "the Claude plan that Claude Code is signed in with",
+            Self::Bedrock => "the AWS account in that region (Amazon Bedrock)",
+            Self::Vertex => "the Google Cloud project in that location (Vertex AI)",
+            Self::GatewayTenant => "your tenant at the gateway",
+            Self::Burst => "the shape of your traffic: no bucket is empty",
+            Self::ProviderOverload => "nobody's: the provider is out of capacity",
+            Self::SpendOrCredit => "whoever pays: a spend limit or a credit balance",
+            Self::OtherProvider => "your account at another provider",
+            Self::NotALimit => "nobody's: this is no limit",
+            Self::Unknown => "not proved",
+        }
+    }
+
+    /// Verdicts that name the same party are no contradiction of each other.
+    pub(super) const fn party(self) -> &'static str {
+        match self {
+            Self::AnthropicWorkspace | Self::ClaudeCodeApiKey => "workspace",
+            other => other.as_str(),
         }
     }
 
@@ -137,19 +164,6 @@ impl Confidence {
     }
 }
 
-/// What the request side tells, as free text where it comes from a paste.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Hints<'a> {
-    /// Host that was called.
-    pub host: &'a str,
-    /// Path that was called.
-    pub path: &'a str,
-    /// The program that called.
-    pub user_agent: &'a str,
-    /// How it authenticated.
-    pub auth: AuthKind,
-}
-
 /// Everything a rule may look at.
 #[derive(Debug)]
 pub struct Evidence<'a> {
@@ -159,8 +173,10 @@ pub struct Evidence<'a> {
     pub limits: &'a Limits,
     /// What the body says.
     pub error: &'a ErrorBody,
-    /// Message and body as [`plain`] text.
+    /// Message and body as plain text.
     pub words: String,
+    /// Which phrases of the table stand in it.
+    pub said: Said,
     /// The surface, from the route or from what the request looks like.
     pub surface: Surface,
     /// The calling program.
@@ -178,16 +194,21 @@ pub struct Evidence<'a> {
 impl<'a> Evidence<'a> {
     /// Collects the evidence of one failure.
     pub fn new(status: Option<u16>, limits: &'a Limits, error: &'a ErrorBody, surface: Surface) -> Self {
-        let mut words = plain(error.message.as_deref().unwrap_or_default());
+        let mut words = String::new();
+        if let Some(message) = &error.message {
+            plain_into(message, &mut words);
+        }
         if !error.text.is_empty() {
             words.push_str(" | ");
-            words.push_str(&plain(&error.text));
+            plain_into(&error.text, &mut words);
         }
+        let said = if words.is_empty() { Said::default() } else { TABLE.said(&words) };
         Self {
             status,
             limits,
             error,
             words,
+            said,
             surface,
             client: Client::Unknown,
             path: "",
@@ -197,24 +218,28 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// True if any of these words stands in message or body.
-    pub fn says(&self, any: &[&str]) -> bool {
-        any.iter().any(|words| self.words.contains(words))
-    }
-
-    /// True if the error's type is this.
-    pub fn kind(&self, kind: &str) -> bool {
-        self.error.kind.as_deref() == Some(kind)
-    }
-
-    /// True if the error's code is this.
-    pub fn code(&self, code: &str) -> bool {
-        self.error.code.as_deref() == Some(code)
-    }
-
-    /// True for a status of this class (4 for 4xx).
-    pub fn status_class(&self, class: u16) -> bool {
-        self.status.is_some_and(|s| s / 100 == class)
+    /// What the numbers and the head as a whole say.
+    pub fn fact(&self, fact: Fact) -> bool {
+        let (limits, error) = (self.limits, self.error);
+        match fact {
+            Fact::Success => self.status.is_some_and(|s| s < 400) && !error.in_stream && !error.envelope,
+            Fact::NoResponse => self.no_response,
+            Fact::StatusUnknown => self.status.is_none(),
+            Fact::Error => error.envelope,
+            Fact::Refused => self.refused(),
+            Fact::InStream => error.in_stream,
+            Fact::PlanHeaders => limits.unified,
+            Fact::KeyHeaders => limits.trios,
+            Fact::WindowUsedUp => plan_window(self).is_some() || (limits.unified && limits.plan_rejected),
+            Fact::BucketEmpty => limits.trios && self.exhausted().any(is_minute_bucket),
+            Fact::BucketTight => limits.trios && self.tightest().is_some_and(|(_, left)| left < 0.5),
+            Fact::OpenAiBucketEmpty => {
+                limits.marks.has(Mark::OpenAiLimits) && self.exhausted().next().is_some()
+            }
+            Fact::OverageInUse => limits.overage_in_use,
+            Fact::HeadersSeen => self.headers_known,
+            Fact::SteepRise => self.steep,
+        }
     }
 
     /// True if this is a refusal of the rate kind: 429, or said so inside a stream, or no status is
@@ -222,7 +247,7 @@ impl<'a> Evidence<'a> {
     pub fn refused(&self) -> bool {
         match self.status {
             None | Some(429) => true,
-            Some(status) => status < 400 && self.error.in_stream && self.kind("rate_limit_error"),
+            Some(status) => status < 400 && self.error.in_stream,
         }
     }
 
@@ -230,28 +255,59 @@ impl<'a> Evidence<'a> {
     pub fn exhausted(&self) -> impl Iterator<Item = &Limiter> {
         self.limits.readings.iter().filter(|r| r.is_exhausted()).map(|r| &r.limiter)
     }
+
+    /// The counted bucket with the smallest part left, and that part.
+    fn tightest(&self) -> Option<(&Limiter, f64)> {
+        let left = |reading: &'a Reading| match reading.level {
+            Some(Level::Counted { limit, remaining })
+                if limit.get() > 0 && is_minute_bucket(&reading.limiter) =>
+            {
+                Some((&reading.limiter, remaining.get() as f64 / limit.get() as f64))
+            }
+            _ => None,
+        };
+        self.limits.readings.iter().filter_map(left).min_by(|a, b| a.1.total_cmp(&b.1))
+    }
 }
 
-/// What a rule found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Hit {
-    /// The limiter, where the evidence names one.
-    pub limiter: Option<Limiter>,
+/// A bucket that refuses when it is empty; Priority Tier commitments do not.
+fn is_minute_bucket(limiter: &Limiter) -> bool {
+    !limiter.as_str().starts_with("priority_")
 }
 
-impl Hit {
-    /// A hit that names a limiter.
-    pub const fn on(limiter: Limiter) -> Self {
-        Self { limiter: Some(limiter) }
+/// The plan window that refuses: account-wide windows before scoped ones, because they refuse
+/// every model; the provider's claim where no window says "rejected" itself.
+fn plan_window(e: &Evidence<'_>) -> Option<Limiter> {
+    if !e.limits.unified {
+        return None;
     }
+    let exhausted: Vec<&Limiter> = e.exhausted().filter(|l| **l != Limiter::OVERAGE).collect();
+    let account_wide = [Limiter::FIVE_HOUR, Limiter::SEVEN_DAY].into_iter().find(|l| exhausted.contains(&l));
+    account_wide.or_else(|| match &e.limits.claim {
+        Some(claim) if exhausted.contains(&claim) || e.limits.plan_rejected => Some(claim.clone()),
+        _ => exhausted.first().map(|l| (*l).clone()),
+    })
+}
 
-    /// A hit if `holds`, naming no limiter.
-    pub fn when(holds: bool) -> Option<Self> {
-        holds.then(Self::default)
-    }
+/// The bucket that refuses. The combined `tokens` limiter is named only if neither input nor output
+/// is the one that is empty; without an empty one, the tightest.
+fn bucket(e: &Evidence<'_>) -> Option<Limiter> {
+    let order = [
+        Limiter::FAST_INPUT,
+        Limiter::FAST_OUTPUT,
+        Limiter::INPUT_TOKENS,
+        Limiter::OUTPUT_TOKENS,
+        Limiter::REQUESTS,
+        Limiter::TOKENS,
+    ];
+    order
+        .into_iter()
+        .find(|wanted| e.exhausted().any(|l| l == wanted))
+        .or_else(|| e.tightest().map(|(limiter, _)| limiter.clone()))
 }
 
 /// One row of the table.
+#[derive(Clone, Copy)]
 pub struct Rule {
     /// Name, as it stands in docs and answers.
     pub id: &'static str,
@@ -263,8 +319,12 @@ pub struct Rule {
     pub confidence: Confidence,
     /// Why, in words for people.
     pub why: &'static str,
-    /// Whether it holds, and for which limiter.
-    pub when: fn(&Evidence<'_>) -> Option<Hit>,
+    /// What must hold.
+    pub when: Cond,
+    /// Which limiter it names.
+    pub limiter: Pick,
+    /// A gateway answers, but an upstream's refusals are the cause.
+    pub cooldown: bool,
 }
 
 impl std::fmt::Debug for Rule {
@@ -284,23 +344,35 @@ pub struct Verdict {
     pub surface: Surface,
     /// Which limiter, where proved.
     pub limiter: Option<Limiter>,
+    /// What the refusal states beside its kind.
+    pub stated: Stated,
     /// The rule that proved it.
     pub rule: &'static Rule,
+    /// A sure rule by weaker proof that says otherwise: evidence that contradicts itself is noted.
+    pub against: Option<&'static Rule>,
 }
 
 /// Judges one failure. Total: the last rule always holds.
 pub fn judge(evidence: &Evidence<'_>) -> Verdict {
-    let (rule, hit) = RULES
-        .iter()
-        .find_map(|rule| (rule.when)(evidence).map(|hit| (rule, hit)))
-        .unwrap_or((&RULES[RULES.len() - 1], Hit::default()));
+    let unproved = Found { rule: super::rules::last(), named: None, against: None };
+    let Found { rule, named, against } = TABLE.first(evidence).unwrap_or(unproved);
     let surface = surface_of(rule.class, evidence);
+    let limiter = match rule.limiter {
+        Pick::Nothing => None,
+        Pick::Is(name) => Some(Limiter::known(name)),
+        Pick::Window => plan_window(evidence),
+        Pick::Bucket => bucket(evidence),
+        Pick::Words(_) => named.map(Limiter::known),
+    };
+    let speaks = rule.class.is_limit() && !evidence.words.is_empty();
     Verdict {
         class: rule.class,
         owner_kind: rule.class.owner_kind(surface),
         surface,
-        limiter: hit.limiter,
+        limiter,
+        stated: if speaks { stated::read(&evidence.words) } else { Stated::default() },
         rule,
+        against,
     }
 }
 
@@ -317,8 +389,22 @@ fn surface_of_class(class: Class) -> Option<Surface> {
     }
 }
 
+/// The other provider that answered, as its headers prove it.
+fn other_provider(evidence: &Evidence<'_>) -> Surface {
+    let marks = evidence.limits.marks;
+    match evidence.surface {
+        _ if marks.has(Mark::Azure) => Surface::AzureOpenAi,
+        _ if marks.has(Mark::OpenAi) => Surface::OpenAi,
+        known @ (Surface::OpenAi | Surface::AzureOpenAi) => known,
+        _ => Surface::Other,
+    }
+}
+
 /// The surface of a judged failure.
 pub fn surface_of(class: Class, evidence: &Evidence<'_>) -> Surface {
+    if class == Class::OtherProvider {
+        return other_provider(evidence);
+    }
     surface_of_class(class).unwrap_or(if evidence.limits.unified {
         Surface::ClaudeCodePlan
     } else {

@@ -2,6 +2,7 @@
 //! bodies. Bounded: of a stream only the few events that carry usage or errors are looked at.
 
 use super::decode::{Decoder, Reader};
+use super::frames::Frames;
 use super::scan::Scanner;
 use crate::dialects::{anthropic, error_text};
 use crate::observation::{ErrorBody, Usage};
@@ -40,7 +41,9 @@ impl Answer {
         } else if kind.starts_with("text/event-stream") {
             Shape::Events(Events::default())
         } else if kind.contains("json") {
-            Shape::Json(Box::new(Scanner::new(["usage", "model"], MAX_USAGE)))
+            Shape::Json(Box::new(Scanner::new(["usage", "model", "error"], MAX_USAGE)))
+        } else if kind.starts_with("application/vnd.amazon.eventstream") {
+            Shape::Frames(Box::default())
         } else {
             return Self { decoder: None, unread: false };
         };
@@ -59,8 +62,9 @@ impl Answer {
     }
 
     /// True if some of the body could not be read.
-    pub fn unread(&self) -> bool {
-        self.unread
+    pub fn unread(&mut self) -> bool {
+        let reader = self.decoder.as_mut().map(Decoder::reader);
+        self.unread || matches!(reader, Some(Shape::Frames(frames)) if frames.is_broken())
     }
 
     /// What was said, at the end.
@@ -71,20 +75,27 @@ impl Answer {
                 Said { error: Some(error_text::read(kept, *cut, false)), ..Said::default() }
             }
             Some(Shape::Events(events)) => std::mem::take(&mut events.said),
+            Some(Shape::Frames(frames)) => std::mem::take(&mut frames.said),
             Some(Shape::Json(scanner)) => Said {
                 usage: scanner.value(0).and_then(|json| anthropic::merge_usage(None, json)),
                 model: scanner.value(1).and_then(|json| serde_json::from_slice(json).ok()),
-                error: None,
+                error: scanner.value(2).and_then(error_in_success),
             },
         }
     }
+}
+
+/// The error of an answer whose status was a success: some gateways put a 429 into a 200.
+fn error_in_success(json: &[u8]) -> Option<ErrorBody> {
+    (json.trim_ascii().first() == Some(&b'{')).then(|| error_text::read(json, false, true))
 }
 
 /// What kind of body it is.
 enum Shape {
     Error { kept: Vec<u8>, cut: bool },
     Events(Events),
-    Json(Box<Scanner<2>>),
+    Json(Box<Scanner<3>>),
+    Frames(Box<Frames>),
 }
 
 impl Reader for Shape {
@@ -97,6 +108,7 @@ impl Reader for Shape {
             }
             Self::Events(events) => events.read(bytes),
             Self::Json(scanner) => scanner.feed(bytes),
+            Self::Frames(frames) => frames.read(bytes),
         }
     }
 }
@@ -138,13 +150,16 @@ impl Events {
     }
 
     fn append(&mut self, bytes: &[u8]) {
-        // Of an event that carries nothing the data need not be kept at all.
-        let starts_content = self.event == Event::Other && self.line.is_empty() && bytes.starts_with(b"data");
-        if self.skip || starts_content || self.line.len() + bytes.len() > MAX_LINE {
+        if self.skip || self.line.len() + bytes.len() > MAX_LINE {
             self.skip = !bytes.is_empty() || self.skip;
             self.line.clear();
-        } else {
-            self.line.extend_from_slice(bytes);
+            return;
+        }
+        self.line.extend_from_slice(bytes);
+        // Of an event that carries nothing the data need not be kept at all.
+        if self.event == Event::Other && self.line.starts_with(b"data") && !may_be_error(&self.line) {
+            self.skip = true;
+            self.line.clear();
         }
     }
 
@@ -177,6 +192,10 @@ impl Events {
                 }
             }
             Event::Error => self.said.error = Some(error_text::read(data, false, true)),
+            // Streams of the OpenAI kind name no events.
+            Event::Other if may_be_error(&[b"data:", data].concat()) => {
+                self.said.error = Some(error_text::read(data, false, true));
+            }
             Event::Other => {}
         }
     }
@@ -186,6 +205,16 @@ impl Events {
             self.said.usage = anthropic::merge_usage(self.said.usage, usage.get().as_bytes());
         }
     }
+}
+
+/// True as long as a data line may turn out to be an error without an event's name.
+fn may_be_error(line: &[u8]) -> bool {
+    const ERRORS: [&[u8]; 2] = [b"data:{\"error\":{", b"data:{\"type\":\"error\""];
+    let fits = |error: &&[u8]| {
+        let mut bytes = line.iter().filter(|b| **b != b' ');
+        error.iter().all(|wanted| bytes.next().is_none_or(|byte| byte == wanted))
+    };
+    ERRORS.iter().any(fits)
 }
 
 fn field<'l>(line: &'l [u8], name: &[u8]) -> Option<&'l [u8]> {
@@ -256,6 +285,27 @@ mod tests {
         let error = read(200, "text/event-stream", stream.as_bytes(), 9).error.expect("error");
         assert!(error.in_stream);
         assert_eq!(error.kind.as_deref(), Some("overloaded_error"));
+    }
+
+    #[test]
+    fn an_error_without_an_events_name_is_seen_and_content_is_not_kept() {
+        let chunk = "data: {\"id\":\"1\",\"choices\":[{\"delta\":{\"content\":\"error\"}}]}\n\n";
+        let error = "data: {\"error\":{\"code\":429,\"message\":\"Provider returned error\"}}\n\n";
+        for size in [1, 5, 1000] {
+            let said = read(200, "text/event-stream", format!("{chunk}{error}").as_bytes(), size);
+            let error = said.error.expect("error");
+            assert_eq!((error.code.as_deref(), error.in_stream), (Some("429"), true));
+        }
+        let said = read(200, "text/event-stream", chunk.as_bytes(), 3);
+        assert_eq!(said.error, None);
+    }
+
+    #[test]
+    fn a_refusal_inside_a_json_success_is_seen() {
+        let body =
+            br#"{"error":{"message":"Rate limit exceeded: free-models-per-day","code":429},"user_id":"u"}"#;
+        assert!(read(200, "application/json", body, 9).error.expect("error").in_stream);
+        assert_eq!(read(200, "application/json", br#"{"error":null,"model":"m"}"#, 9).error, None);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 pub mod answer;
 pub mod decode;
 mod forward;
+mod frames;
 pub mod hop;
 pub mod identify;
 pub mod scan;

@@ -10,6 +10,7 @@ use super::identify::{self, Credentials};
 use super::scan::Scanner;
 use crate::clock::Clock;
 use crate::config::Route;
+use crate::dialects::places;
 use crate::engine::proved_surface;
 use crate::ledger::{InFlight, Ledger, TotalsKey};
 use crate::limit::{Amount, Timestamp};
@@ -170,12 +171,16 @@ impl CallTap {
         // Without the route's own prefix: pools and operations are told by the API's path.
         let path = head.uri.path();
         let path = path.strip_prefix(&route.prefix).filter(|rest| rest.starts_with('/')).unwrap_or(path);
-        let surface = route.surface.unwrap_or_else(|| match route.upstream.host() {
-            Some(host) if host.ends_with("anthropic.com") => identify::suggested_surface(auth, client),
-            // Any upstream may stand in for the API (a test, a private endpoint); the answer's
-            // header family will tell.
-            _ if path.starts_with("/v1/messages") => identify::suggested_surface(auth, client),
-            _ => Surface::Unknown,
+        let surface = route.surface.unwrap_or_else(|| {
+            let known = route.upstream.host().and_then(places::surface_of_host);
+            match known.or_else(|| places::surface_of_path(path)) {
+                Some(Surface::AnthropicApi) => identify::suggested_surface(auth, client),
+                Some(surface) => surface,
+                // Any upstream may stand in for the API (a test, a private endpoint); the answer's
+                // header family will tell.
+                None if path.starts_with("/v1/messages") => identify::suggested_surface(auth, client),
+                None => Surface::Unknown,
+            }
         });
         let text = |name: &str| {
             head.headers.get(name).and_then(|v| v.to_str().ok()).filter(|v| v.len() <= MAX_MEMBER)
@@ -216,6 +221,12 @@ impl CallTap {
         }
     }
 
+    /// The model: from the request's body, else from its path (the clouds name it there).
+    fn model(&self) -> Option<ModelGroup> {
+        let named = || places::model_of_path(&self.call.path).map(|id| self.meter.groups.of(&id));
+        self.request.model().or_else(named)
+    }
+
     /// The tap on the request's body.
     pub fn request(&self) -> Arc<RequestTap> {
         self.request.clone()
@@ -232,7 +243,7 @@ impl CallTap {
         self.answer = self.meter.guarded(|| Answer::new(head.status, &head.headers));
         self.meter.send(Observation::Head(Head {
             call: self.call.clone(),
-            model: self.request.model(),
+            model: self.model(),
             at: now,
             status: head.status.as_u16(),
             limits: self.limits.clone(),
@@ -267,7 +278,7 @@ impl CallTap {
             }
             said = self.meter.guarded(|| answer.said()).unwrap_or_default();
         }
-        let model = self.request.model().or_else(|| said.model.as_deref().map(|id| self.meter.groups.of(id)));
+        let model = self.model().or_else(|| said.model.as_deref().map(|id| self.meter.groups.of(id)));
         let surface = proved_surface(self.call.surface, self.call.client, &self.limits);
         let owner = self.meter.owners.resolve(surface.owner_kind(), &self.limits.account, &self.call.route);
         let key = TotalsKey {

@@ -1,0 +1,172 @@
+//! What is no limit at all, then the configured route, then nothing.
+
+use super::words::CLAUDE_CODE;
+use super::{IS_429, rule};
+use crate::owner::cond::{Cond, Fact, Pick};
+use crate::owner::verdict::{Class, Confidence, Rule, Rung};
+use crate::route::Surface;
+use Cond::{All, Any, Is, Not, On, Says, Status, StatusClass, Type};
+
+/// Phrases, not stems: parameters are called `max_tokens` and `thinking.budget_tokens` too.
+const NAMES_A_LIMIT: Cond = Says(&[
+    "rate limit",
+    "rate_limit",
+    "rate-limit",
+    "quota",
+    "throttl",
+    "too many requests",
+    "limit exceeded",
+    "limit reached",
+    "usage limit",
+    "over budget",
+    "credits",
+    "credit balance",
+    "spend limit",
+    "resource_exhausted",
+    "balance",
+    "额度",
+]);
+
+pub(super) static NO_LIMIT: &[Rule] = &[
+    rule(
+        "auth",
+        Rung::Code,
+        Class::NotALimit,
+        Confidence::High,
+        "The credential or its permission is refused.",
+        All(&[
+            Not(&IS_429),
+            Any(&[
+                Type(&["authentication_error", "permission_error"]),
+                All(&[Status(&[401, 403, 407]), Not(&NAMES_A_LIMIT)]),
+            ]),
+        ]),
+        Pick::Nothing,
+    ),
+    rule(
+        "server_error",
+        Rung::Code,
+        Class::NotALimit,
+        Confidence::High,
+        "A server or gateway error (500, 502, 504): another runbook than quota.",
+        All(&[
+            Not(&Any(&[NAMES_A_LIMIT, Says(&["capacity", "too many"])])),
+            Any(&[
+                Status(&[500, 502, 504, 520, 521, 522, 523, 524, 525, 526]),
+                Type(&["api_error", "timeout_error", "internal_server_error", "server_error"]),
+            ]),
+        ]),
+        Pick::Nothing,
+    ),
+    rule(
+        "unavailable",
+        Rung::Code,
+        Class::ProviderOverload,
+        Confidence::Medium,
+        "503: the service is out of capacity, nobody's quota.",
+        Status(&[503]),
+        Pick::Nothing,
+    ),
+    rule(
+        "bad_request",
+        Rung::Code,
+        Class::NotALimit,
+        Confidence::Medium,
+        "The request itself is refused, and the text names no limit of anybody's.",
+        All(&[Not(&NAMES_A_LIMIT), Any(&[All(&[StatusClass(4), Not(&IS_429)]), Is(Fact::InStream)])]),
+        Pick::Nothing,
+    ),
+    rule(
+        "plain_error",
+        Rung::Wording,
+        Class::NotALimit,
+        Confidence::Low,
+        "An error whose status is not known, and which names no limit, load or capacity at all.",
+        All(&[Is(Fact::StatusUnknown), Is(Fact::Error), Not(&NAMES_A_LIMIT)]),
+        Pick::Nothing,
+    ),
+];
+
+/// A bare refusal, by its status or by words that name no owner.
+const BARE: Cond = Any(&[
+    IS_429,
+    Says(&["rate limit reached", "rate limit exceeded", "too many requests", "rate_limit_error"]),
+]);
+
+pub(super) static ROUTE: &[Rule] = &[
+    rule(
+        "route_plan",
+        Rung::Route,
+        Class::ClaudePlan,
+        Confidence::Low,
+        "A bare 429 on a route that carries Claude Code on a plan.",
+        All(&[BARE, On(&[Surface::ClaudeCodePlan])]),
+        Pick::Nothing,
+    ),
+    rule(
+        "route_claude_code_key",
+        Rung::Route,
+        Class::ClaudeCodeApiKey,
+        Confidence::Low,
+        "A bare 429 on a route that carries Claude Code on an API key.",
+        All(&[BARE, On(&[Surface::ClaudeCodeKey])]),
+        Pick::Nothing,
+    ),
+    rule(
+        "route_anthropic",
+        Rung::Route,
+        Class::AnthropicWorkspace,
+        Confidence::Low,
+        "A bare 429 on a route to the Anthropic API with a key.",
+        All(&[BARE, On(&[Surface::AnthropicApi]), Not(&CLAUDE_CODE)]),
+        Pick::Nothing,
+    ),
+    rule(
+        "route_bedrock",
+        Rung::Route,
+        Class::Bedrock,
+        Confidence::Low,
+        "A bare 429 on a route to Amazon Bedrock.",
+        All(&[BARE, On(&[Surface::Bedrock])]),
+        Pick::Nothing,
+    ),
+    rule(
+        "route_vertex",
+        Rung::Route,
+        Class::Vertex,
+        Confidence::Low,
+        "A bare 429 on a route to Vertex AI.",
+        All(&[BARE, On(&[Surface::Vertex])]),
+        Pick::Nothing,
+    ),
+    rule(
+        "route_gateway",
+        Rung::Route,
+        Class::GatewayTenant,
+        Confidence::Low,
+        "A bare 429 from a gateway that shows no upstream's answer.",
+        All(&[BARE, On(&[Surface::Gateway])]),
+        Pick::Nothing,
+    ),
+    rule(
+        "route_other",
+        Rung::Route,
+        Class::OtherProvider,
+        Confidence::Low,
+        "A refusal on a route to another provider.",
+        All(&[BARE, On(&[Surface::OpenAi, Surface::AzureOpenAi, Surface::Other])]),
+        Pick::Nothing,
+    ),
+    UNPROVED,
+];
+
+/// Always holds.
+pub(super) const UNPROVED: Rule = rule(
+    "unproved",
+    Rung::Nothing,
+    Class::Unknown,
+    Confidence::Low,
+    "Nothing in the answer proves an owner.",
+    All(&[]),
+    Pick::Nothing,
+);
