@@ -85,6 +85,7 @@ fn call() -> Arc<Call> {
         credential: Credential::default(),
         client: Client::Other,
         session: None,
+        upstream: "api.example".into(),
         region: None,
         started: Timestamp::default(),
         traceparent: None,

@@ -119,8 +119,13 @@ pub struct Answer {
 
 /// Judges one response.
 pub fn explain(response: &Response, owners: &Owners, external_url: Option<&str>) -> Answer {
-    let headers = header_map(&response.headers);
     let mut error = error_body(response);
+    let headers = if response.headers.is_empty() {
+        // Some languages print headers and body as one term.
+        header_map(&paste::headers_in(&error.text))
+    } else {
+        header_map(&response.headers)
+    };
     let status = response.status.or_else(|| paste::status_in(&error.text));
     // A success is judged by its status; text beside it is what somebody wrote around it.
     if status.is_some_and(|s| s < 400) {
@@ -279,7 +284,7 @@ fn surface_from_hints(hints: &RequestHints) -> Surface {
     let claude_code = agent.contains("claude code") || agent.contains("claude-cli");
     match (claude_code, auth.as_str()) {
         (true, "api_key") => Surface::ClaudeCodeKey,
-        (true, auth) if auth.starts_with("oauth") => Surface::ClaudeCodePlan,
+        (_, auth) if auth.starts_with("oauth") => Surface::ClaudeCodePlan,
         (false, _) if !host.is_empty() => Surface::AnthropicApi,
         _ => Surface::Unknown,
     }

@@ -108,6 +108,8 @@ pub struct Call {
     pub client: Client,
     /// Session id that Claude Code sends; folds retries together. Never a label.
     pub session: Option<Arc<str>>,
+    /// The host that is called.
+    pub upstream: Arc<str>,
     /// The configured region, where the route has one.
     pub region: Option<Arc<str>>,
     /// When the request's head was read.
@@ -239,6 +241,8 @@ pub struct Limits {
     pub policy: Option<Arc<str>>,
     /// The server's clock at the response, from its `Date` header.
     pub server_time: Option<Timestamp>,
+    /// The allow-listed headers of a failure, as they came: for the evidence. Empty for a success.
+    pub shown: Vec<(Arc<str>, Arc<str>)>,
     /// Limit headers that could not be read, were repeated with different values or contradicted
     /// each other. Counted, never guessed at.
     pub complaints: u32,

@@ -172,6 +172,7 @@ impl Checker<'_> {
             name: RouteName::new(&route.name.value),
             prefix,
             strip_prefix: route.strip_prefix,
+            upstream_host: upstream.host().unwrap_or_default().into(),
             upstream,
             surface,
             region: route.region.filter(|region| !region.is_empty()).map(Into::into),
@@ -487,11 +488,13 @@ fn is_label_name(name: &str) -> bool {
 }
 
 fn default_listener() -> Listener {
+    let upstream = Uri::from_static(ANTHROPIC);
     let route = Route {
         name: RouteName::new("anthropic"),
         prefix: String::new(),
         strip_prefix: false,
-        upstream: Uri::from_static(ANTHROPIC),
+        upstream_host: upstream.host().unwrap_or_default().into(),
+        upstream,
         surface: None,
         region: None,
         ca_file: None,

@@ -9,6 +9,7 @@ pub mod error_text;
 mod marks;
 mod openai;
 pub mod places;
+mod shown;
 pub mod stated;
 
 use crate::limit::{Timestamp, Window};
@@ -67,6 +68,7 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
         marks: signs.marks,
         exception: signs.exception,
         policy: signs.policy,
+        shown: if status >= 400 { shown::of(headers) } else { Vec::new() },
         server_time,
         complaints,
     }

@@ -7,12 +7,14 @@ use crate::route::Surface;
 
 /// Hosts: a name with a dot is a domain and its subdomains, one without stands anywhere in the host.
 /// The first that fits decides.
-const HOSTS: [(&str, Surface); 40] = [
+const HOSTS: [(&str, Surface); 42] = [
     ("aws-external-anthropic", Surface::AnthropicApi),
     ("anthropic.com", Surface::AnthropicApi),
     ("bedrock", Surface::Bedrock),
     ("aiplatform", Surface::Vertex),
-    ("api.openai.com", Surface::OpenAi),
+    ("openai.com", Surface::OpenAi),
+    ("chatgpt.com", Surface::OpenAi),
+    ("opencode.ai", Surface::Gateway),
     ("openai.azure.com", Surface::AzureOpenAi),
     ("services.ai.azure.com", Surface::AzureOpenAi),
     ("cognitiveservices.azure.com", Surface::AzureOpenAi),

@@ -21,11 +21,14 @@ pub enum AlertName {
     BucketExhausting,
     /// Calls are being refused.
     Throttled,
+    /// The route was changed while calls were being refused.
+    RouteChanged,
 }
 
 impl AlertName {
     /// Every alert.
-    pub const ALL: [Self; 3] = [Self::BucketPressure, Self::BucketExhausting, Self::Throttled];
+    pub const ALL: [Self; 4] =
+        [Self::BucketPressure, Self::BucketExhausting, Self::Throttled, Self::RouteChanged];
 
     /// Value of the `alertname` label; also the runbook's file stem.
     pub const fn as_str(self) -> &'static str {
@@ -33,6 +36,7 @@ impl AlertName {
             Self::BucketPressure => "PlimsollBucketPressure",
             Self::BucketExhausting => "PlimsollBucketExhausting",
             Self::Throttled => "PlimsollThrottled",
+            Self::RouteChanged => "PlimsollRouteChanged",
         }
     }
 
@@ -40,7 +44,7 @@ impl AlertName {
     /// mute a stranger.
     pub const fn severity(self) -> Severity {
         match self {
-            Self::BucketPressure | Self::Throttled => Severity::Warning,
+            Self::BucketPressure | Self::Throttled | Self::RouteChanged => Severity::Warning,
             Self::BucketExhausting => Severity::Critical,
         }
     }
@@ -97,6 +101,8 @@ pub struct Alert {
     pub empty_in: Option<Duration>,
     /// The routes on which it is seen.
     pub route: crate::route::RouteName,
+    /// What happened, where the name alone does not tell.
+    pub detail: Option<Arc<str>>,
 }
 
 /// When alerts begin and end.

@@ -9,7 +9,8 @@
 use super::alert::{Alert, AlertName, BucketAlerts, Change, Identity, Latch, Thresholds};
 use super::bucket::Bucket;
 use super::incident::Incident;
-use super::snapshot::{BucketView, RejectionKey, RejectionView, Snapshot};
+use super::incidents::{Incidents, Turn};
+use super::snapshot::{BucketView, MissingKey, RejectionKey, RejectionView, Snapshot};
 use super::window::Window as Rolling;
 use crate::limit::{Limiter, Reading, Scope, Timestamp, Window};
 use crate::observation::{Account, Call, Client, End, ErrorBody, Head, Limits, Mark, Outcome};
@@ -123,7 +124,8 @@ pub struct Book {
     buckets: HashMap<BucketKey, Entry, RandomState>,
     throttles: HashMap<Identity, Throttle, RandomState>,
     rejections: HashMap<RejectionKey, Rejections, RandomState>,
-    incidents: HashMap<RouteName, Incident, RandomState>,
+    incidents: Incidents,
+    missing: HashMap<MissingKey, u64, RandomState>,
     arrivals: HashMap<RouteName, Arrivals, RandomState>,
     folded: u64,
     late: u64,
@@ -143,7 +145,8 @@ impl Book {
             buckets: HashMap::default(),
             throttles: HashMap::default(),
             rejections: HashMap::default(),
-            incidents: HashMap::default(),
+            incidents: Incidents::default(),
+            missing: HashMap::default(),
             arrivals: HashMap::default(),
             folded: 0,
             late: 0,
@@ -205,6 +208,7 @@ impl Book {
         arrivals.counted.add(1, head.at);
         let surface = proved_surface(call.surface, call.client, &head.limits);
         let owner = self.owners.resolve(surface.owner_kind(), &head.limits.account, &call.route);
+        self.miss_headers(head, surface, &owner);
         let nobodys =
             head.limits.marks.has(Mark::OpenAiLimits) && surface.owner_kind() != OwnerKind::OtherProvider;
         if nobodys {
@@ -214,6 +218,28 @@ impl Book {
             let identity = identity(reading, owner.clone(), head.model.as_ref(), call);
             let key = BucketKey { identity, account: head.limits.account.clone(), surface };
             self.observe(key, reading, &call.route, head.at);
+        }
+    }
+
+    /// Counts a success on a route to Anthropic's Messages that shows no limit header: something between
+    /// drops them, or writes them anew. Failures are not counted: some of Anthropic's own have none.
+    fn miss_headers(&mut self, head: &Head, surface: Surface, owner: &Owner) {
+        let (limits, marks) = (&head.limits, head.limits.marks);
+        let expected = matches!(
+            surface,
+            Surface::AnthropicApi | Surface::ClaudeCodeKey | Surface::ClaudeCodePlan | Surface::Gateway
+        );
+        let messages = head.call.method == http::Method::POST && head.call.path.ends_with("/v1/messages");
+        let there = limits.trios || limits.unified;
+        if !expected || !messages || there || !(200..300).contains(&head.status) {
+            return;
+        }
+        let rewritten = marks.has(Mark::OpenAiLimits) || marks.has(Mark::LitellmProvider);
+        let key = MissingKey { owner: owner.clone(), surface, route: head.call.route.clone(), rewritten };
+        if self.missing.len() < self.limits.rejections || self.missing.contains_key(&key) {
+            *self.missing.entry(key).or_default() += 1;
+        } else {
+            self.folded += 1;
         }
     }
 
@@ -272,8 +298,8 @@ impl Book {
         let account = &end.limits.account;
         if !end.failed() {
             let owner = self.owners.resolve(surface.owner_kind(), account, &call.route);
-            if end.succeeded() {
-                self.incident(&call.route).success(&end);
+            if end.succeeded() && self.incidents.success(&end) {
+                self.alerts_version += 1;
             }
             return Judged { end, surface, owner, verdict: None };
         }
@@ -289,32 +315,42 @@ impl Book {
         drop(evidence);
         let home = verdict.surface.owner_kind();
         let owner = self.owners.resolve_for(verdict.owner_kind, home, account, &call.route);
-        self.reject(&end, &owner, &verdict);
-        if verdict.class != Class::NotALimit {
-            self.incident(&call.route).failure(&end, &owner, &verdict);
+        let identity = self.reject(&end, &owner, &verdict);
+        if verdict.class != Class::NotALimit && self.incidents.failure(&end, &owner, &verdict, identity) {
+            self.alerts_version += 1;
         }
         Judged { surface: verdict.surface, end, owner, verdict: Some(verdict) }
     }
 
-    fn incident(&mut self, route: &RouteName) -> &mut Incident {
-        self.incidents.entry(route.clone()).or_default()
+    /// What happened to incidents since this was last asked, for the log.
+    pub fn take_turns(&mut self) -> Vec<(Turn, Incident)> {
+        self.incidents.take_turns()
     }
 
-    fn reject(&mut self, end: &End, owner: &Owner, verdict: &Verdict) {
-        if verdict.class == Class::NotALimit && end.status != Some(429) {
-            return;
-        }
+    /// Counts a failure, and gives what an alert on it is about.
+    fn reject(&mut self, end: &End, owner: &Owner, verdict: &Verdict) -> Identity {
         let window = verdict.limiter.as_ref().map_or(Window::Unknown, |l| window_of(l, &end.limits));
         let spans_models = verdict.limiter.as_ref().is_some_and(spans_models);
         let limiter = verdict.limiter.as_ref().map(|limiter| pooled(limiter, &end.call.path));
         let model = end.model.clone().filter(|_| !spans_models).unwrap_or_else(ModelGroup::none);
+        let identity = Identity {
+            owner: owner.clone(),
+            limiter: limiter.clone().unwrap_or_else(|| Limiter::known("unknown")),
+            window,
+            scope: Scope::Account,
+            model: model.clone(),
+            region: end.call.region.clone(),
+        };
+        if verdict.class == Class::NotALimit && end.status != Some(429) {
+            return identity;
+        }
         let mut key = RejectionKey {
             owner: owner.clone(),
             surface: verdict.surface,
             route: end.call.route.clone(),
-            limiter: limiter.clone(),
+            limiter,
             window,
-            model: model.clone(),
+            model,
             region: end.call.region.clone(),
             class: verdict.class,
             rung: verdict.rule.rung,
@@ -329,16 +365,9 @@ impl Book {
         row.retry_at = end.limits.retry_after.map(|wait| end.at.plus(wait)).or(row.retry_at);
         row.trace = end.call.trace_id().map(Into::into).or(row.trace.take());
         if verdict.class.is_limit() {
-            let identity = Identity {
-                owner: owner.clone(),
-                limiter: limiter.unwrap_or_else(|| Limiter::named("unknown")),
-                window,
-                scope: Scope::Account,
-                model,
-                region: end.call.region.clone(),
-            };
-            self.throttled(identity, &end.call.route, end.at);
+            self.throttled(identity.clone(), &end.call.route, end.at);
         }
+        identity
     }
 
     fn throttled(&mut self, identity: Identity, route: &RouteName, now: Timestamp) {
@@ -369,7 +398,7 @@ impl Book {
             let quiet = now.since(throttle.newest) >= thresholds.throttled_for;
             changed += u64::from(throttle.latch.step(false, quiet, Duration::ZERO, now) != Change::None);
         }
-        self.alerts_version += changed;
+        self.alerts_version += changed + u64::from(self.incidents.tick(now));
         if now.since(self.swept) >= Duration::from_secs(10) {
             self.swept = now;
             let idle = self.limits.idle;
@@ -391,6 +420,7 @@ impl Book {
                 utilization: Some(entry.bucket.utilization(now)),
                 empty_in: entry.bucket.forecast(now).map(|f| f.empty_in),
                 route: entry.route.clone(),
+                detail: None,
             })
         });
         let of_throttles = self.throttles.iter().filter_map(|(identity, throttle)| {
@@ -401,9 +431,11 @@ impl Book {
                 utilization: None,
                 empty_in: None,
                 route: throttle.route.clone(),
+                detail: None,
             })
         });
-        let mut alerts: Vec<Alert> = of_buckets.chain(of_throttles).collect();
+        let of_changes = self.incidents.open().filter_map(route_changed);
+        let mut alerts: Vec<Alert> = of_buckets.chain(of_throttles).chain(of_changes).collect();
         alerts.sort_by(|a, b| (a.name, &a.identity, a.since).cmp(&(b.name, &b.identity, b.since)));
         alerts.dedup_by(|later, earlier| (later.name, &later.identity) == (earlier.name, &earlier.identity));
         alerts
@@ -426,19 +458,36 @@ impl Book {
             })
             .collect();
         rejections.sort_by(|a, b| a.key.cmp(&b.key));
-        let mut incidents: Vec<_> = self.incidents.iter().map(|(r, i)| (r.clone(), i.clone())).collect();
-        incidents.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut missing: Vec<(MissingKey, u64)> = self.missing.iter().map(|(k, n)| (k.clone(), *n)).collect();
+        missing.sort_by(|a, b| a.0.cmp(&b.0));
         Snapshot {
             at: now,
             buckets,
             alerts: self.alerts(now),
             rejections,
-            incidents,
-            folded: self.folded,
+            incidents: self.incidents.all(),
+            changes: self.incidents.changes(),
+            missing,
+            folded: self.folded + self.incidents.folded,
             late: self.late,
             ..Snapshot::default()
         }
     }
+}
+
+/// The stop rule's own alert: up from the first change until the incident is over.
+fn route_changed(incident: &Incident) -> Option<Alert> {
+    let first = incident.changes.first()?;
+    let changes = incident.changes.iter().map(|c| format!("{} from {} to {}", c.what.as_str(), c.from, c.to));
+    Some(Alert {
+        name: AlertName::RouteChanged,
+        identity: incident.identity.clone(),
+        since: first.at,
+        utilization: None,
+        empty_in: None,
+        route: incident.route.clone(),
+        detail: Some(changes.collect::<Vec<_>>().join("; ").into()),
+    })
 }
 
 fn view(key: &BucketKey, bucket: &Bucket, now: Timestamp) -> BucketView {

@@ -1,13 +1,15 @@
-//! Incidents: last success, first failure, current failure of one route.
+//! One incident: last success, first failure, current failure of one route, and what was changed.
 //!
 //! People retry blindly and change routes, and so destroy the only evidence. An incident keeps the
-//! three attempts that support asks for. A smaller success on the same route *eases* it (the limit
-//! still binds at the old size); a comparable workload that passes *closes* it.
+//! three attempts that support asks for, and every change of the route while it lasted. A smaller
+//! success on the same route *eases* it (the limit still binds at the old size); a comparable
+//! workload that passes *closes* it. Same means same: credential, model, surface and upstream.
 
+use super::alert::Identity;
 use crate::limit::{Amount, Timestamp};
-use crate::observation::{Credential, End};
+use crate::observation::{AuthKind, Credential, End, Limits};
 use crate::owner::Verdict;
-use crate::route::{ModelGroup, Owner};
+use crate::route::{ModelGroup, Owner, RouteName, Surface};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,40 +19,73 @@ use std::time::Duration;
 pub struct Attempt {
     /// When it ended.
     pub at: Timestamp,
+    /// The host that was called.
+    pub upstream: Arc<str>,
+    /// The surface, as the request suggests it.
+    pub surface: Surface,
+    /// How it was authenticated.
+    pub auth: AuthKind,
     /// With which credential.
     pub credential: Credential,
     /// The model group.
     pub model: Option<ModelGroup>,
     /// The region, where known.
     pub region: Option<Arc<str>>,
+    /// HTTP method.
+    pub method: http::Method,
+    /// Path without its query.
+    pub path: Arc<str>,
     /// Bytes of the request body.
     pub input_bytes: u64,
     /// `max_tokens` as asked.
     pub max_tokens: Option<Amount>,
+    /// Whether a stream was asked for.
+    pub stream: Option<bool>,
     /// Calls in flight on the route.
     pub concurrency: u64,
     /// HTTP status.
     pub status: Option<u16>,
-    /// `retry-after`.
-    pub retry_after: Option<Duration>,
-    /// The provider's request id.
-    pub request_id: Option<Arc<str>>,
+    /// What the headers said.
+    pub limits: Arc<Limits>,
+    /// The error's message as it came: scrub it before it is shown.
+    pub message: Option<Arc<str>>,
 }
 
+/// Longest message that is kept.
+const MAX_MESSAGE: usize = 1_000;
+
 impl Attempt {
-    fn of(end: &End) -> Self {
+    /// The attempt that ended so.
+    pub fn of(end: &End) -> Self {
+        let error = end.error.as_deref();
+        let message = error.and_then(|e| e.message.as_deref().or(Some(&e.text)));
+        let cut = |text: &str| text.chars().take(MAX_MESSAGE).collect::<String>();
         Self {
             at: end.at,
+            upstream: end.call.upstream.clone(),
+            surface: end.call.surface,
+            auth: end.call.auth,
             credential: end.call.credential.clone(),
             model: end.model.clone(),
             region: end.call.region.clone(),
+            method: end.call.method.clone(),
+            path: end.call.path.clone(),
             input_bytes: end.request.body_bytes,
             max_tokens: end.request.max_tokens,
+            stream: end.request.stream,
             concurrency: end.concurrency,
             status: end.status,
-            retry_after: end.limits.retry_after,
-            request_id: end.limits.request_id.clone(),
+            limits: end.limits.clone(),
+            message: message.filter(|m| !m.is_empty()).map(|m| cut(m).into()),
         }
+    }
+
+    /// True if the other one went the same way: route changes destroy evidence.
+    pub fn same_route(&self, other: &Self) -> bool {
+        self.credential.fingerprint == other.credential.fingerprint
+            && self.model == other.model
+            && self.surface == other.surface
+            && self.upstream == other.upstream
     }
 }
 
@@ -59,86 +94,172 @@ impl fmt::Display for Attempt {
         let or_none = |n: Option<u64>| n.map_or_else(|| "not stated".to_owned(), |n| n.to_string());
         write!(
             f,
-            "credential {}, model {}, region {}, input {} bytes, max_tokens {}, concurrency {}, retry-after {}, status {}",
+            "credential {} ({}), model {}, region {}, input {} bytes, max_tokens {}, concurrency {}, retry-after {}, status {}",
             self.credential.label(),
+            self.auth.as_str(),
             self.model.as_ref().map_or("not stated", ModelGroup::as_str),
             self.region.as_deref().unwrap_or("not stated"),
             self.input_bytes,
             or_none(self.max_tokens.map(Amount::get)),
             self.concurrency,
-            self.retry_after.map_or_else(|| "none".to_owned(), |d| format!("{} s", d.as_secs())),
+            self.limits.retry_after.map_or_else(|| "none".to_owned(), |d| format!("{} s", d.as_secs())),
             self.status.map_or_else(|| "no response".to_owned(), |s| s.to_string()),
         )
     }
 }
 
-/// A failure that is not over.
+/// What of a route was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum What {
+    /// Another credential of the same kind.
+    Credential,
+    /// From a plan to a key, or back.
+    Plan,
+    /// Another provider, or another way to it.
+    Provider,
+    /// Another model.
+    Model,
+}
+
+impl What {
+    /// The word in labels and texts.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Credential => "credential",
+            Self::Plan => "plan",
+            Self::Provider => "provider",
+            Self::Model => "model",
+        }
+    }
+}
+
+/// A change of the route while an incident was open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// When it was first seen.
+    pub at: Timestamp,
+    /// What.
+    pub what: What,
+    /// What it was when the incident began.
+    pub from: String,
+    /// What it is now.
+    pub to: String,
+}
+
+/// The upstream's refusal behind a gateway's cooldown.
 #[derive(Clone, Debug)]
-pub struct Open {
+pub struct Cause {
+    /// When.
+    pub at: Timestamp,
+    /// Whose limit that was.
+    pub verdict: Verdict,
+    /// The id of that request.
+    pub request_id: Option<Arc<str>>,
+}
+
+/// Why an incident is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// A comparable workload passed on the same route.
+    Passed,
+    /// No failure for long; nothing proves that the limit is gone.
+    Quiet,
+}
+
+impl Over {
+    /// In words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "a comparable workload passed on the same route",
+            Self::Quiet => "no failure came for a while; nothing proves that the limit is gone",
+        }
+    }
+}
+
+/// One incident of one route.
+#[derive(Clone, Debug)]
+pub struct Incident {
+    /// Its name: moment of the first failure, and route.
+    pub id: Arc<str>,
+    /// The route.
+    pub route: RouteName,
+    /// The newest success before the first failure.
+    pub last_success: Option<Attempt>,
     /// The first failure.
     pub first: Attempt,
     /// The newest failure.
     pub current: Attempt,
-    /// Failures so far.
+    /// Calls that failed; the retries of one call are one.
     pub failures: u64,
+    /// Refusals on the wire, retries among them.
+    pub attempts: u64,
+    /// The same route has failed again since the first failure: the evidence is complete.
+    pub failed_again: bool,
+    /// What its alert is about.
+    pub identity: Identity,
     /// Whose limit, as the newest failure proved it.
     pub owner: Owner,
     /// Why, as the newest failure proved it.
     pub verdict: Verdict,
+    /// The upstream's refusal behind it, where a gateway is cooling down.
+    pub cause: Option<Cause>,
     /// When a smaller success last passed on the same route.
     pub eased: Option<Timestamp>,
+    /// What was changed meanwhile.
+    pub changes: Vec<Change>,
+    /// When and why it was over.
+    pub over: Option<(Timestamp, Over)>,
 }
 
-/// The record of one route.
-#[derive(Clone, Debug, Default)]
-pub struct Incident {
-    /// The newest success.
-    pub last_success: Option<Attempt>,
-    /// The failure that is going on.
-    pub open: Option<Open>,
-}
+/// Most changes that are kept of one incident.
+const MAX_CHANGES: usize = 8;
 
 /// A success counts as comparable from this share of the failed request's size.
 const COMPARABLE: f64 = 0.8;
 
 impl Incident {
-    /// Takes in a success.
-    pub fn success(&mut self, end: &End) {
-        let attempt = Attempt::of(end);
-        if let Some(open) = &mut self.open {
-            let failed = &open.first;
-            let as_large = attempt.input_bytes as f64 >= failed.input_bytes as f64 * COMPARABLE
-                && attempt.max_tokens >= failed.max_tokens
-                && attempt.model == failed.model;
-            if as_large {
-                self.open = None;
-            } else {
-                open.eased = Some(attempt.at);
-            }
-        }
-        self.last_success = Some(attempt);
+    /// True while it is open.
+    pub fn is_open(&self) -> bool {
+        self.over.is_none()
     }
 
-    /// Takes in a failure and its verdict.
-    pub fn failure(&mut self, end: &End, owner: &Owner, verdict: &Verdict) {
-        let attempt = Attempt::of(end);
-        match &mut self.open {
-            Some(open) => {
-                open.current = attempt;
-                open.failures += 1;
-                open.owner = owner.clone();
-                open.verdict = verdict.clone();
-            }
-            None => {
-                self.open = Some(Open {
-                    first: attempt.clone(),
-                    current: attempt,
-                    failures: 1,
-                    owner: owner.clone(),
-                    verdict: verdict.clone(),
-                    eased: None,
-                });
-            }
-        }
+    /// True if this success shows that the failed workload passes again.
+    pub(super) fn is_comparable(&self, success: &Attempt) -> bool {
+        success.input_bytes as f64 >= self.first.input_bytes as f64 * COMPARABLE
+            && success.max_tokens >= self.first.max_tokens
     }
+
+    /// Takes in a further failure; true if it is the first one on the same route since the first.
+    pub(super) fn again(&mut self, attempt: Attempt, retry: bool) -> bool {
+        let again = !self.failed_again && self.first.same_route(&attempt);
+        self.failed_again |= again;
+        self.current = attempt;
+        self.attempts += 1;
+        self.failures += u64::from(!retry);
+        again
+    }
+
+    /// Takes in a change; false if it is known, or one too many.
+    pub(super) fn change(&mut self, change: Change) -> bool {
+        let known = self.changes.iter().any(|c| c.what == change.what && c.to == change.to);
+        if known || self.changes.len() >= MAX_CHANGES {
+            return false;
+        }
+        self.changes.push(change);
+        true
+    }
+
+    /// How long it must be quiet before it is over: what the refusal asked to wait, and a while.
+    pub(super) fn patience(&self) -> Duration {
+        QUIET + self.current.limits.retry_after.unwrap_or_default()
+    }
+}
+
+/// Silence after which an incident is over.
+const QUIET: Duration = Duration::from_secs(15 * 60);
+
+/// The name of an incident: sortable, readable, and one at a time for each route.
+pub(super) fn name(at: Timestamp, route: &RouteName) -> Arc<str> {
+    let moment = jiff::Timestamp::from_microsecond(at.micros()).unwrap_or_default();
+    format!("{}-{route}", moment.strftime("%Y%m%dT%H%M%S.%3fZ")).into()
 }

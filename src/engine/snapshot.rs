@@ -2,6 +2,7 @@
 
 use super::alert::Alert;
 use super::incident::Incident;
+use super::incidents::ChangeKey;
 use crate::ledger::{Totals, TotalsKey};
 use crate::limit::{Amount, Limiter, Scope, Timestamp, Window};
 use crate::owner::{Class, Rung};
@@ -65,6 +66,19 @@ pub struct RejectionKey {
     pub rung: Rung,
 }
 
+/// What missing limit headers are counted by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MissingKey {
+    /// Who holds the limits that are not seen.
+    pub owner: Owner,
+    /// The surface.
+    pub surface: Surface,
+    /// The route.
+    pub route: RouteName,
+    /// The headers were written anew under other names, not just left out.
+    pub rewritten: bool,
+}
+
 /// Rejections of one kind.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RejectionView {
@@ -89,8 +103,12 @@ pub struct Snapshot {
     pub alerts: Vec<Alert>,
     /// Rejections, sorted by key.
     pub rejections: Vec<RejectionView>,
-    /// The record of every route.
-    pub incidents: Vec<(RouteName, Incident)>,
+    /// Every incident that is known, newest first; those that are over for a while.
+    pub incidents: Vec<Incident>,
+    /// Route changes during incidents, sorted.
+    pub changes: Vec<(ChangeKey, u64)>,
+    /// Successes without the limit headers that their route should have, sorted.
+    pub missing: Vec<(MissingKey, u64)>,
     /// Totals of everything that passed.
     pub totals: Vec<(TotalsKey, Totals)>,
     /// Calls in flight, by route.

@@ -3,6 +3,8 @@
 
 use super::alert::{Alert, Thresholds};
 use super::book::{Book, BookLimits, Judged};
+use super::incident::{Attempt, Incident};
+use super::incidents::Turn;
 use super::snapshot::Snapshot;
 use crate::clock::{Clock, Step};
 use crate::ledger::Ledger;
@@ -136,6 +138,9 @@ impl Engine {
             }
             Observation::End(end) => Some(book.end(end)),
         }));
+        for (turn, incident) in self.book.take_turns() {
+            log_turn(turn, &incident);
+        }
         match judged {
             Ok(Some(judged)) => self.hand_on(judged),
             Ok(None) => {}
@@ -181,6 +186,9 @@ impl Engine {
         if catch_unwind(AssertUnwindSafe(|| book.tick(now))).is_err() {
             self.parts.stats.panics.up();
         }
+        for (turn, incident) in self.book.take_turns() {
+            log_turn(turn, &incident);
+        }
     }
 
     fn publish_alerts(&mut self) {
@@ -205,6 +213,34 @@ impl Engine {
         snapshot.in_flight = ledger.in_flight();
         snapshot.folded += ledger.folded();
         self.snapshot_tx.send_replace(Arc::new(snapshot));
+    }
+}
+
+/// Three lines of an incident are its record: last success and first failure when it begins, current
+/// failure when the same route has failed again. The rest says what becomes of it.
+fn log_turn(turn: Turn, incident: &Incident) {
+    let Incident { id, route, .. } = incident;
+    let attempt = |what: &str, attempt: &Attempt| tracing::warn!(incident = %id, %route, "{what}: {attempt}");
+    match turn {
+        Turn::Opened => {
+            match &incident.last_success {
+                Some(success) => attempt("last success", success),
+                None => tracing::warn!(incident = %id, %route, "last success: none was seen"),
+            }
+            attempt("first failure", &incident.first);
+        }
+        Turn::FailedAgain => attempt("current failure", &incident.current),
+        Turn::Changed => {
+            if let Some(change) = incident.changes.last() {
+                let what = change.what.as_str();
+                tracing::warn!(incident = %id, %route, what, from = change.from, to = change.to, "route changed during an incident");
+            }
+        }
+        Turn::Eased => tracing::info!(incident = %id, %route, "a smaller call passed: eased, not over"),
+        Turn::Over => {
+            let why = incident.over.map(|(_, over)| over.as_str()).unwrap_or_default();
+            tracing::info!(incident = %id, %route, attempts = incident.attempts, "incident is over: {why}");
+        }
     }
 }
 

@@ -145,7 +145,7 @@ const HEADERS: [&str; 14] = [
 ];
 
 /// Limit headers wherever they stand in a text: lines, a dict, a map, tuples.
-fn headers_in(text: &str) -> BTreeMap<String, OneOrMany> {
+pub(super) fn headers_in(text: &str) -> BTreeMap<String, OneOrMany> {
     let mut found = BTreeMap::new();
     let lower = text.to_ascii_lowercase();
     if lower.len() != text.len() {
@@ -166,7 +166,7 @@ fn headers_in(text: &str) -> BTreeMap<String, OneOrMany> {
 fn header_at(lower: &str, text: &str) -> Option<(String, String)> {
     let named = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
     let end = lower.find(named)?;
-    let separators = |c: char| matches!(c, '\'' | '"' | ':' | '=' | ',' | ' ' | '\\' | '[');
+    let separators = |c: char| matches!(c, '\'' | '"' | ':' | '=' | '>' | ',' | ' ' | '\\' | '[');
     let rest = &text[end..];
     let value = rest.trim_start_matches(separators);
     // Without a separator the name is only spoken of.

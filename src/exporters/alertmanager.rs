@@ -118,6 +118,7 @@ pub const fn summary(name: AlertName) -> &'static str {
         AlertName::BucketPressure => "A rate-limit bucket is under pressure.",
         AlertName::BucketExhausting => "A rate-limit bucket is about to be empty.",
         AlertName::Throttled => "Calls are being refused by a limit.",
+        AlertName::RouteChanged => "The route was changed while a limit was refusing calls.",
     }
 }
 
@@ -135,6 +136,9 @@ fn description(alert: &Alert) -> String {
         _ => {}
     }
     text.push_str(&format!(", seen on route {}.", alert.route));
+    if let Some(detail) = &alert.detail {
+        text.push_str(&format!(" Changed: {detail}."));
+    }
     text
 }
 
@@ -276,6 +280,7 @@ mod tests {
             utilization: Some(0.87),
             empty_in: Some(Duration::from_secs(12)),
             route: RouteName::new("search-api"),
+            detail: None,
         }
     }
 

@@ -69,6 +69,10 @@ pub mod key {
     pub const PROVIDER: &str = "gen_ai.provider.name";
     /// The model; in metrics the model group.
     pub const MODEL: &str = "gen_ai.request.model";
+    /// What of a route was changed.
+    pub const CHANGE: &str = "plimsoll.change";
+    /// What became of the limit headers.
+    pub const HEADERS: &str = "plimsoll.headers";
     /// The type of tokens.
     pub const TOKEN_TYPE: &str = "gen_ai.token.type";
     /// The region.
@@ -110,6 +114,19 @@ const REJECTION: &[&str] = &[
     key::MODEL,
     key::REGION,
 ];
+const CHANGES: &[&str] = &[
+    key::OWNER,
+    key::OWNER_KIND,
+    key::ROUTE,
+    key::LIMITER,
+    key::WINDOW,
+    key::SCOPE,
+    key::MODEL,
+    key::REGION,
+    key::CHANGE,
+];
+const MISSING: &[&str] =
+    &[key::OWNER, key::OWNER_KIND, key::SURFACE, key::ROUTE, key::PROVIDER, key::HEADERS];
 const CALLS: &[&str] =
     &[key::OWNER, key::OWNER_KIND, key::SURFACE, key::ROUTE, key::PROVIDER, key::MODEL, key::STATUS];
 const TOKENS: &[&str] =
@@ -135,6 +152,8 @@ catalogue! {
     OBSERVED = "plimsoll.observed.time", "s", Gauge, BUCKET, "Unix time at which a bucket was last observed.";
     REJECTIONS = "plimsoll.rejections", "{response}", Counter, REJECTION, "Calls that were refused, with whose limit it was and what kind of proof there is.";
     RETRY_AFTER = "plimsoll.retry_after", "s", Gauge, REJECTION, "What is left of the wait that the newest refusal stated.";
+    ROUTE_CHANGES = "plimsoll.route.changes", "{change}", Counter, CHANGES, "Changes of a route (credential, plan, provider, model) while an incident was open: they destroy its evidence.";
+    HEADERS_MISSING = "plimsoll.headers.missing", "{response}", Counter, MISSING, "Successes of Anthropic's Messages without any of its limit headers: something between drops them, or writes them anew.";
     REQUESTS = "plimsoll.requests", "{request}", Counter, CALLS, "Calls that ended, by status; without a status no response came.";
     TOKENS_USED = "plimsoll.tokens", "{token}", Counter, TOKENS, "Tokens used, as the provider reports them; cache reads do not count against input limits.";
     IN_FLIGHT = "plimsoll.in_flight", "{request}", Gauge, &[key::ROUTE], "Calls in flight.";
@@ -242,6 +261,7 @@ pub fn families(snapshot: &Snapshot, facts: &Facts) -> Vec<Family> {
         bucket_points(bucket, &mut push);
     }
     rejection_points(snapshot, &mut push);
+    signal_points(snapshot, &mut push);
     total_points(snapshot, &mut push);
     owner_points(snapshot, &facts.owners.load(), &mut push);
     own_points(snapshot, &facts.stats, &mut push);
@@ -309,6 +329,35 @@ fn rejection_points(snapshot: &Snapshot, push: &mut Push<'_>) {
         }
         let point = Point::new(attributes, Value::Whole(rejection.count));
         push(&REJECTIONS, Point { trace: rejection.trace.clone(), ..point });
+    }
+}
+
+/// Signals of their own: a route that was changed, limit headers that are missing.
+fn signal_points(snapshot: &Snapshot, push: &mut Push<'_>) {
+    for ((identity, route, what), n) in &snapshot.changes {
+        let attributes = known(vec![
+            (key::OWNER, text(identity.owner.id.as_str())),
+            (key::OWNER_KIND, identity.owner.kind.as_str().into()),
+            (key::ROUTE, text(route.as_str())),
+            (key::LIMITER, text(identity.limiter.as_str())),
+            (key::WINDOW, identity.window.as_str().into()),
+            (key::SCOPE, identity.scope.as_str().into()),
+            (key::MODEL, text(identity.model.as_str())),
+            (key::REGION, text(identity.region.as_deref().unwrap_or_default())),
+            (key::CHANGE, what.as_str().into()),
+        ]);
+        push(&ROUTE_CHANGES, Point::new(attributes, Value::Whole(*n)));
+    }
+    for (missing, n) in &snapshot.missing {
+        let attributes = known(vec![
+            (key::OWNER, text(missing.owner.id.as_str())),
+            (key::OWNER_KIND, missing.owner.kind.as_str().into()),
+            (key::SURFACE, missing.surface.as_str().into()),
+            (key::ROUTE, text(missing.route.as_str())),
+            (key::PROVIDER, missing.surface.provider().into()),
+            (key::HEADERS, if missing.rewritten { "rewritten" } else { "dropped" }.into()),
+        ]);
+        push(&HEADERS_MISSING, Point::new(attributes, Value::Whole(*n)));
     }
 }
 

@@ -193,6 +193,7 @@ fn alert(now: plimsoll::limit::Timestamp) -> Alert {
         utilization: Some(0.85),
         empty_in: None,
         route: RouteName::new("search-api"),
+        detail: None,
     }
 }
 

@@ -31,6 +31,10 @@ const SAMPLES: &[(&str, &str)] = &[
         r#"{"status":500,"body":"{\"response_code_details\":\"rate_limiter_error\",\"response_flags\":\"RLSE\"}"}"#,
     ),
     (
+        "github_rest",
+        r#"{"status":403,"body":"{\"message\":\"API rate limit exceeded for 10.0.0.1.\",\"documentation_url\":\"https://docs.github.com/rest/overview/resources-in-the-rest-api#rate-limiting\"}"}"#,
+    ),
+    (
         "plain_error",
         r#"{"status":null,"body":"{\"error\":{\"message\":\"could not auto resolve a provider for the request\"}}"}"#,
     ),

@@ -1,6 +1,7 @@
 use super::*;
+use crate::engine::{Over, What};
 use crate::limit::{Amount, Level, Refill};
-use crate::observation::{Credential, Outcome, RequestShape, Usage};
+use crate::observation::{Credential, Fingerprint, Outcome, RequestShape, Usage};
 use crate::owner::{OwnerRule, Pattern};
 use crate::route::OwnerKind;
 
@@ -19,6 +20,7 @@ fn call(route: &str) -> Arc<Call> {
         credential: Credential::default(),
         client: Client::Other,
         session: None,
+        upstream: "api.example".into(),
         region: None,
         started: T0,
         traceparent: None,
@@ -178,20 +180,177 @@ fn a_429_with_room_in_every_bucket_on_a_steep_rise_is_a_burst() {
 }
 
 #[test]
+fn a_429_of_a_plan_with_room_on_a_steep_rise_is_a_burst() {
+    let mut book = book(BookLimits::default());
+    let early = T0.minus(Duration::from_secs(60));
+    let plan = || Arc::new(Limits { unified: true, ..Limits::default() });
+    book.head(&head("search", "claude-opus-5-5", plan(), early));
+    for n in 0..30 {
+        book.head(&head("search", "claude-opus-5-5", plan(), at(f64::from(n) / 10.0)));
+    }
+    let judged = book.end(end("search", 429, plan(), 10, at(3.0)));
+    assert_eq!(judged.verdict.unwrap().rule.id, "plan_burst");
+}
+
+fn incident(book: &Book) -> Incident {
+    book.snapshot(at(9.0)).incidents.first().cloned().expect("an incident")
+}
+
+/// A failure as `end` makes it, with what a test changes of its call.
+fn failure(bytes: u64, secs: f64, change: impl FnOnce(&mut Call)) -> Box<End> {
+    let mut failed = end("search", 429, limits("w", 0), bytes, at(secs));
+    let mut call = (*failed.call).clone();
+    change(&mut call);
+    failed.call = Arc::new(call);
+    failed
+}
+
+fn with_key(key: u8) -> impl FnOnce(&mut Call) {
+    move |call| call.credential = Credential { alias: None, fingerprint: Some(Fingerprint([key; 8])) }
+}
+
+#[test]
 fn a_smaller_success_eases_an_incident_and_a_comparable_one_closes_it() {
     let mut book = book(BookLimits::default());
     let full = || limits("w", 60_000);
     book.end(end("search", 200, full(), 1_000, at(0.0)));
     book.end(end("search", 429, limits("w", 0), 1_000, at(1.0)));
-    book.end(end("search", 429, limits("w", 0), 1_000, at(2.0)));
-    let incident = |book: &Book| book.snapshot(at(9.0)).incidents[0].1.clone();
-    let open = incident(&book).open.expect("open");
-    assert_eq!(open.failures, 2);
+    book.end(end("search", 429, limits("w", 0), 1_500, at(2.0)));
+    let open = incident(&book);
+    assert_eq!((open.failures, open.attempts, open.failed_again), (2, 2, true));
     assert_eq!((open.first.at, open.current.at), (at(1.0), at(2.0)));
+    assert_eq!(open.last_success.map(|s| s.at), Some(at(0.0)));
+    assert_eq!(&*open.id, "20260921T141321.000Z-search");
     book.end(end("search", 200, full(), 100, at(3.0)));
-    assert_eq!(incident(&book).open.expect("eased, not closed").eased, Some(at(3.0)));
+    assert_eq!(incident(&book).eased, Some(at(3.0)));
+    assert!(incident(&book).is_open(), "eased, not closed");
     book.end(end("search", 200, full(), 900, at(4.0)));
-    assert!(incident(&book).open.is_none());
+    let closed = incident(&book);
+    assert_eq!(closed.over, Some((at(4.0), Over::Passed)));
+    let turns: Vec<Turn> = book.take_turns().into_iter().map(|(turn, _)| turn).collect();
+    assert_eq!(turns, [Turn::Opened, Turn::FailedAgain, Turn::Eased, Turn::Over]);
+}
+
+#[test]
+fn the_retries_of_one_call_are_one_failure() {
+    let mut book = book(BookLimits::default());
+    let session = |id: &'static str| move |call: &mut Call| call.session = Some(id.into());
+    for secs in [0.0, 2.5, 4.6, 13.0] {
+        book.end(failure(48_000, secs, session("a")));
+    }
+    book.end(failure(48_000, 14.0, session("b")));
+    book.end(failure(51_000, 15.0, session("a")));
+    assert_eq!((incident(&book).failures, incident(&book).attempts), (3, 6));
+    book.end(failure(48_000, 1_000.0, session("a")));
+    assert_eq!(incident(&book).failures, 4, "much later it is another call");
+}
+
+#[test]
+fn a_credential_that_is_new_during_an_incident_is_a_route_change() {
+    let mut book = book(BookLimits::default());
+    let mut before = end("search", 200, limits("w", 60_000), 10, at(0.0));
+    let mut call = (*before.call).clone();
+    with_key(1)(&mut call);
+    before.call = Arc::new(call);
+    book.end(before);
+    book.end(failure(10, 1.0, with_key(1)));
+    let version = book.alerts_version();
+    book.end(failure(10, 2.0, with_key(2)));
+    book.end(failure(10, 3.0, with_key(2)));
+    let open = incident(&book);
+    assert_eq!(open.changes.len(), 1);
+    assert_eq!((open.changes[0].what, open.changes[0].at), (What::Credential, at(2.0)));
+    assert!(!open.failed_again, "another credential proves nothing of the first one");
+    assert!(book.alerts_version() > version);
+    let alerts = book.alerts(at(3.0));
+    let alert = alerts.iter().find(|a| a.name == AlertName::RouteChanged).expect("the stop rule's alert");
+    assert!(alert.detail.as_deref().unwrap().starts_with("credential from unnamed"), "{alert:?}");
+    assert_eq!(book.snapshot(at(3.0)).changes[0].1, 1);
+}
+
+#[test]
+fn a_plan_in_place_of_a_key_and_another_upstream_are_told_as_such() {
+    let mut book = book(BookLimits::default());
+    book.end(end("search", 200, limits("w", 60_000), 10, at(0.0)));
+    book.end(failure(10, 1.0, |_| ()));
+    book.end(failure(10, 2.0, |call| call.surface = Surface::ClaudeCodePlan));
+    book.end(failure(10, 3.0, |call| call.upstream = "elsewhere.example".into()));
+    let mut other = failure(10, 4.0, |_| ());
+    other.model = Some(ModelGroup::of_model("claude-haiku-5"));
+    book.end(other);
+    let whats: Vec<What> = incident(&book).changes.iter().map(|c| c.what).collect();
+    assert_eq!(whats, [What::Plan, What::Provider, What::Model]);
+}
+
+#[test]
+fn a_restart_in_the_middle_of_an_incident_is_no_route_change() {
+    let mut book = book(BookLimits::default());
+    book.end(failure(10, 1.0, with_key(1)));
+    book.end(failure(10, 2.0, with_key(2)));
+    assert_eq!(incident(&book).changes, [], "what was before is not known");
+    book.end(failure(10, 3.0, with_key(1)));
+    assert!(incident(&book).failed_again);
+}
+
+#[test]
+fn what_a_route_always_mixed_is_no_change() {
+    let mut book = book(BookLimits::default());
+    for key in 1..=40 {
+        let mut before = end("search", 200, limits("w", 60_000), 10, at(0.0));
+        let mut call = (*before.call).clone();
+        with_key(key)(&mut call);
+        before.call = Arc::new(call);
+        book.end(before);
+    }
+    book.end(failure(10, 1.0, with_key(1)));
+    book.end(failure(10, 2.0, with_key(2)));
+    book.end(failure(10, 2.0, with_key(99)));
+    assert_eq!(incident(&book).changes, [], "past the bound a new value is no news");
+}
+
+#[test]
+fn a_gateways_cooldown_is_tied_to_the_upstream_refusal_that_caused_it() {
+    let mut book = book(BookLimits::default());
+    book.end(end("search", 429, limits("w", 0), 10, at(1.0)));
+    let mut cooling = end("search", 429, Arc::default(), 10, at(5.0));
+    cooling.error = Some(Box::new(crate::dialects::error_text::read(
+        br#"{"error":{"message":"No deployments available for selected model, Try again in 60 seconds"}}"#,
+        false,
+        false,
+    )));
+    let judged = book.end(cooling);
+    assert_eq!(judged.verdict.unwrap().rule.id, "litellm_cooldown");
+    let cause = incident(&book).cause.expect("its cause");
+    assert_eq!((cause.at, cause.verdict.class), (at(1.0), Class::AnthropicWorkspace));
+}
+
+#[test]
+fn a_quiet_incident_ends_and_says_that_nothing_was_proved() {
+    let mut book = book(BookLimits::default());
+    book.end(end("search", 429, limits("w", 0), 10, at(0.0)));
+    book.tick(at(600.0));
+    assert!(incident(&book).is_open());
+    book.tick(at(16.0 * 60.0));
+    assert_eq!(incident(&book).over.map(|(_, why)| why), Some(Over::Quiet));
+}
+
+#[test]
+fn successes_without_limit_headers_are_a_signal() {
+    let mut book = book(BookLimits::default());
+    book.head(&head("search", "claude-opus-5-5", limits("w", 50_000), at(0.0)));
+    let rewritten = {
+        let mut limits = Limits::default();
+        limits.marks.set(crate::observation::Mark::OpenAiLimits);
+        Arc::new(limits)
+    };
+    for limits in [Arc::default(), Arc::default(), rewritten] {
+        let mut seen = head("search", "claude-opus-5-5", limits, at(1.0));
+        seen.status = 200;
+        book.head(&seen);
+    }
+    let missing = book.snapshot(at(1.0)).missing;
+    let counts: Vec<(bool, u64)> = missing.iter().map(|(key, n)| (key.rewritten, *n)).collect();
+    assert_eq!(counts, [(false, 2), (true, 1)]);
 }
 
 #[test]

@@ -6,9 +6,12 @@ use crate::observation::Mark;
 use crate::owner::cond::{Cond, Pick};
 use crate::owner::verdict::{Class, Confidence, Rule, Rung};
 use crate::route::Surface;
-use Cond::{All, Any, Bears, Code, Exception, MessageIs, Not, On, Says, Status, Type};
+use Cond::{All, Any, Bears, Code, Exception, MessageIs, Not, On, Says, Status, StatusClass, Type};
 
 const SPEND: Pick = Pick::Is("spend");
+
+/// Not a server error.
+const NOT_5XX: Cond = Not(&StatusClass(5));
 
 /// Limiters of Bedrock, out of its sentences.
 const BEDROCK_LIMITERS: Pick = Pick::Words(&[
@@ -406,21 +409,28 @@ pub(super) static RULES: &[Rule] = &[
         Rung::Code,
         Class::OtherProvider,
         Confidence::High,
-        "The OpenAI API's own sentence, code or account page.",
+        "The OpenAI API's own sentence, code or account page, or a ChatGPT plan's.",
         Any(&[
             All(&[IS_429, Bears(Mark::OpenAi)]),
-            Says(&[
-                "platform.openai.com/account",
-                "platform.openai.com/docs/guides",
-                "help.openai.com",
-                "on tokens per min (tpm)",
-                "on requests per min (rpm)",
-                "on tokens per day (tpd)",
-                "on requests per day (rpd)",
-                "on tokens per minute (tpm)",
-                "on requests per minute (rpm)",
-                "you exceeded your current quota, please check your plan",
-                "that model is currently overloaded with other requests",
+            All(&[
+                NOT_5XX,
+                Says(&[
+                    "usage_limit_reached",
+                    "x-codex-",
+                    "chatgpt.com/",
+                    "too many requests in 1 hour",
+                    "insufficient_quota",
+                    "platform.openai.com/account",
+                    "platform.openai.com/docs/guides",
+                    "help.openai.com",
+                    "on tokens per min (tpm)",
+                    "on requests per min (rpm)",
+                    "on tokens per day (tpd)",
+                    "on requests per day (rpd)",
+                    "on tokens per minute (tpm)",
+                    "on requests per minute (rpm)",
+                    "you exceeded your current quota, please check your plan",
+                ]),
             ]),
         ]),
         OPENAI_LIMITERS,
@@ -489,6 +499,9 @@ pub(super) static RULES: &[Rule] = &[
                 "you have exceeded the maximum number of tokens allowed within a given time frame",
                 "_rate_limit_exceeded",
                 "copilot",
+                "user api key rate limit exceeded",
+                "cursor.com/",
+                "daily free allocation of",
                 "api.llama.com",
                 "inference providers",
                 "huggingface.co",
@@ -514,6 +527,7 @@ pub(super) static RULES: &[Rule] = &[
         "A relay says that the balance or quota of its key is used up.",
         Says(&[
             "额度不足",
+            "insufficient account balance",
             "额度已用尽",
             "额度已用完",
             "剩余额度",

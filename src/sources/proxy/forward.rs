@@ -292,6 +292,7 @@ mod tests {
             name: RouteName::new("r"),
             prefix: prefix.to_owned(),
             strip_prefix,
+            upstream_host: "api.example".into(),
             upstream: upstream.parse().unwrap(),
             surface: None,
             region: None,
