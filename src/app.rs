@@ -8,14 +8,17 @@
 pub mod reload;
 
 use crate::admin::Admin;
+use crate::admin::incidents::Desk;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dialects;
 use crate::engine::task::{self, Published, Rules};
+use crate::evidence::{Ids, Scrubber};
 use crate::exporters::catalogue::Facts;
 use crate::exporters::{alertmanager, calls, genai, otlp, spans};
 use crate::ledger::Ledger;
 use crate::observation::Observation;
+use crate::pollers::status_page;
 use crate::sources::proxy::identify::Credentials;
 use crate::sources::proxy::tap::{Meter, ReadHead};
 use crate::sources::proxy::{self, Bound, Hop, Prepared, StartError};
@@ -71,6 +74,9 @@ pub enum AppError {
     /// OTLP cannot be used as configured.
     #[error("OTLP export cannot start: {0}")]
     Otlp(#[from] otlp::OtlpError),
+    /// The status page cannot be read.
+    #[error("evidence.status_page: {0}")]
+    StatusPage(String),
     /// An Alertmanager cannot be used as configured.
     #[error("{0}")]
     Alertmanager(String),
@@ -88,6 +94,8 @@ pub struct Running {
     pub clock: Clock,
     hops: Vec<Hop>,
     facts: Arc<Facts>,
+    desk: Desk,
+    status: Option<JoinHandle<()>>,
     shared: Shared,
     rules: watch::Sender<Rules>,
     pushers: Pushers,
@@ -152,6 +160,7 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
         pipeline.observe(published.snapshots.clone(), facts.clone());
     }
     let pushers = pushers(&config, &published, &stats, &clock)?;
+    let (desk, status) = desk(&config, &published, &facts, &clock)?;
     note_reload(&stats, &clock);
     Ok(Running {
         metrics: admin.address,
@@ -159,6 +168,8 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
         calls: calls::spawn(judged, listeners(&config, otlp.as_ref(), genai)),
         admin: admin.spawn(published.snapshots.clone(), facts.clone(), clock.clone(), drain, quitting),
         facts,
+        desk,
+        status,
         shared,
         rules,
         published,
@@ -171,6 +182,37 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
         otlp,
         unswappable: unswappable(&config),
     })
+}
+
+/// What incidents are answered from, and the task that reads the status page.
+fn desk(
+    config: &Config,
+    published: &Published,
+    facts: &Arc<Facts>,
+    clock: &Clock,
+) -> Result<(Desk, Option<JoinHandle<()>>), AppError> {
+    let evidence = &config.evidence;
+    let ids = if evidence.hash_ids { Ids::hashed(config.fingerprint_key.as_ref()) } else { Ids::Kept };
+    let (mut status, mut task) = (None, None);
+    if let Some(url) = &evidence.status_page {
+        let parts = status_page::Parts {
+            url: url.clone(),
+            interval: evidence.status_interval,
+            snapshots: published.snapshots.clone(),
+            clock: clock.clone(),
+        };
+        let (words, poller) = status_page::spawn(parts).map_err(|e| AppError::StatusPage(e.to_string()))?;
+        (status, task) = (Some(words), Some(poller));
+    }
+    let desk = Desk {
+        snapshots: published.snapshots.clone(),
+        facts: facts.clone(),
+        external_url: config.external_url.clone(),
+        scrubber: Scrubber::new(ids),
+        status,
+        claude_status_file: evidence.claude_status_file.clone(),
+    };
+    Ok((desk, task))
 }
 
 /// Who wants to know of each judged call.
@@ -211,7 +253,10 @@ fn rules_of(config: &Config) -> Rules {
 
 /// Settings that are read at the start only, so that a reload can say when one has changed.
 fn unswappable(config: &Config) -> String {
-    format!("{} {:?} {:?} {}", config.metrics, config.admin.bind, config.otlp, config.max_totals)
+    format!(
+        "{} {:?} {:?} {:?} {}",
+        config.metrics, config.admin.bind, config.otlp, config.evidence, config.max_totals
+    )
 }
 
 fn note_reload(stats: &Stats, clock: &Clock) {
@@ -322,6 +367,11 @@ impl Running {
         self.hops.iter().map(|hop| hop.address).collect()
     }
 
+    /// What incidents are answered from.
+    pub fn desk(&self) -> Desk {
+        self.desk.clone()
+    }
+
     /// Puts a new configuration in place, or none of it.
     ///
     /// # Errors
@@ -356,7 +406,9 @@ impl Running {
         self.facts.owners.store(config.owners.clone());
         std::mem::replace(&mut self.pushers, pushers).stopper.stop();
         if unswappable(config) != self.unswappable {
-            tracing::warn!("changes to metrics, admin, otlp or limits.totals take effect at the next start");
+            tracing::warn!(
+                "changes to metrics, admin, otlp, evidence or limits.totals take effect at the next start"
+            );
         }
         Ok(())
     }
@@ -364,6 +416,9 @@ impl Running {
     /// Stops taking connections, lets calls in flight end, sends the last exports, ends.
     pub async fn shutdown(self) {
         self.draining.stop();
+        if let Some(status) = self.status {
+            status.abort();
+        }
         let drains: Vec<_> = self.hops.into_iter().map(|hop| tokio::spawn(hop.drain())).collect();
         for drain in drains {
             log_panic("a hop", drain.await);

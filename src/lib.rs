@@ -10,6 +10,7 @@ pub mod route;
 
 pub mod config;
 pub mod dialects;
+pub mod evidence;
 pub mod explain;
 pub mod owner;
 pub mod sources;
@@ -21,7 +22,9 @@ pub mod clock;
 pub mod demo;
 pub mod engine;
 pub mod exporters;
+pub mod fingerprint;
 pub mod ledger;
+pub mod pollers;
 pub mod reference;
 pub mod stats;
 pub mod stop;

@@ -1,9 +1,11 @@
-//! The admin port: what changes something. `POST /-/reload`, so far.
+//! The admin port: what changes something or shows more than numbers. `POST /-/reload`,
+//! `GET /v1/incidents`, `GET /v1/evidence`.
 //!
 //! On loopback by default, and any other address needs a token. The `host` header must name us, or
 //! a page in somebody's browser could reach the port by a name that points to 127.0.0.1 (DNS
 //! rebinding).
 
+use super::incidents::Desk;
 use super::plain;
 use super::server::{self, Bounds};
 use crate::config;
@@ -44,6 +46,9 @@ impl Requests {
     }
 }
 
+/// What is here.
+const HERE: &str = "Here are POST /-/reload, GET /v1/incidents and GET /v1/evidence.\n";
+
 /// Few have business here.
 const BOUNDS: Bounds = Bounds { connections: 16, lifetime: Duration::from_secs(60) };
 
@@ -65,23 +70,28 @@ pub struct BindError {
 
 struct Site {
     reload: Option<Requests>,
+    desk: Option<Desk>,
     token: Option<SecretString>,
     hosts: Vec<String>,
 }
 
 impl Control {
-    /// Listens. Without `reload` there is no file to reload.
+    /// Listens. Without `reload` there is no file to reload, without `desk` no incident to show.
     ///
     /// # Errors
     /// If the address is taken.
-    pub async fn bind(admin: config::Admin, reload: Option<Requests>) -> Result<Self, BindError> {
+    pub async fn bind(
+        admin: config::Admin,
+        reload: Option<Requests>,
+        desk: Option<Desk>,
+    ) -> Result<Self, BindError> {
         let failed = |source| BindError { address: admin.bind, source };
         let listener = TcpListener::bind(admin.bind).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let mut hosts: Vec<String> = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).to_vec();
         hosts.push(address.ip().to_string());
         hosts.extend(admin.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()));
-        Ok(Self { address, listener, site: Arc::new(Site { reload, token: admin.token, hosts }) })
+        Ok(Self { address, listener, site: Arc::new(Site { reload, desk, token: admin.token, hosts }) })
     }
 
     /// Serves until dropped.
@@ -111,7 +121,16 @@ impl Site {
         match (request.method(), request.uri().path()) {
             (&Method::POST, "/-/reload") => self.reload().await,
             (_, "/-/reload") => plain(StatusCode::METHOD_NOT_ALLOWED, "POST it.\n"),
-            _ => plain(StatusCode::NOT_FOUND, "Here is POST /-/reload.\n"),
+            (&Method::GET, path) if path.starts_with("/v1/") => self.shown(path, request.uri()).await,
+            _ => plain(StatusCode::NOT_FOUND, HERE),
+        }
+    }
+
+    async fn shown(&self, path: &str, uri: &Uri) -> Response<Full<Bytes>> {
+        match (path, &self.desk) {
+            ("/v1/incidents", Some(desk)) => desk.list(),
+            ("/v1/evidence", Some(desk)) => desk.evidence(uri).await,
+            _ => plain(StatusCode::NOT_FOUND, HERE),
         }
     }
 
@@ -147,7 +166,7 @@ mod tests {
 
     fn site(token: Option<&str>) -> Site {
         let hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        Site { reload: None, token: token.map(SecretString::from), hosts }
+        Site { reload: None, desk: None, token: token.map(SecretString::from), hosts }
     }
 
     async fn status(site: &Site, host: &str, token: Option<&str>) -> u16 {

@@ -1,6 +1,7 @@
 //! The metrics port: `/metrics`, health, runbooks. Read-only, and safe to show to the network.
 
 pub mod control;
+pub mod incidents;
 pub mod runbooks;
 mod server;
 

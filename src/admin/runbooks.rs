@@ -11,6 +11,8 @@ macro_rules! runbooks {
 runbooks![
     "PlimsollBucketExhausting",
     "PlimsollBucketPressure",
+    "PlimsollHeadersMissing",
+    "PlimsollRouteChanged",
     "PlimsollThrottled",
     "anthropic_workspace",
     "aws_account",

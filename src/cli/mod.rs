@@ -3,6 +3,7 @@
 
 mod check;
 mod demo;
+mod evidence;
 mod explain;
 mod rules;
 mod run;
@@ -31,7 +32,8 @@ const EXAMPLES: &str = "Examples:
   plimsoll run                               hop on 127.0.0.1:8429 to the Anthropic API
   ANTHROPIC_BASE_URL=http://127.0.0.1:8429 claude     send Claude Code through it
   plimsoll check --config plimsoll.yaml      find mistakes before they run
-  plimsoll explain --json < responses.jsonl  whose limit was it?
+  pbpaste | plimsoll explain                 whose limit was it?
+  plimsoll evidence                          what support needs, without secrets
 
 Settings: --config FILE or PLIMSOLL_CONFIG; PLIMSOLL_LOG sets the log level (info).";
 
@@ -43,6 +45,8 @@ enum Command {
     Check(check::Args),
     /// Say whose limit refused a response.
     Explain(explain::Args),
+    /// Print the evidence packet of an incident.
+    Evidence(evidence::Args),
     /// Show an alert that comes before the 429, with traffic and provider of its own.
     Demo(demo::Args),
     /// Print the Prometheus rules for your label names.
@@ -67,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Check(args) => check::main(&args),
         Command::Explain(args) => explain::main(&args),
+        Command::Evidence(args) => evidence::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Rules(args) => rules::main(&args),
         Command::Schema(args) => schema::main(&args),

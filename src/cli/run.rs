@@ -89,7 +89,7 @@ async fn run(config: Config, path: Option<&Path>) -> ExitCode {
         }
         None => (None, None),
     };
-    let control = match Control::bind(admin, requests.clone()).await {
+    let control = match Control::bind(admin, requests.clone(), Some(running.desk())).await {
         Ok(control) => control,
         Err(error) => return failed(&error),
     };

@@ -3,7 +3,8 @@
 
 use super::problem::{Invalid, Problem, suggestion};
 use super::{
-    Admin, Alertmanager, Alerts, Config, Listener, Otlp, OtlpProtocol, Route, Semconv, ServerTls, wire,
+    Admin, Alertmanager, Alerts, Config, Evidence, Listener, Otlp, OtlpProtocol, Route, Semconv, ServerTls,
+    wire,
 };
 use crate::engine::{BookLimits, Thresholds};
 use crate::owner::{OwnerRule, Owners, Pattern};
@@ -20,6 +21,8 @@ use std::time::Duration;
 const HOP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8429);
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9429);
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9430);
+/// How often a status page is read while an incident is open.
+const STATUS_INTERVAL: Duration = Duration::from_secs(600);
 const ANTHROPIC: &str = "https://api.anthropic.com";
 /// An OpenTelemetry instrument keeps at most 2,000 sets of attributes.
 const MAX_ROWS: usize = 1_900;
@@ -59,6 +62,7 @@ impl Checker<'_> {
         let credentials = self.credentials(file.credentials);
         let fingerprint_key = file.fingerprint_key.and_then(|key| self.secret(&key, "fingerprint_key"));
         let defaults = BookLimits::default();
+        let evidence = self.evidence(file.evidence);
         Config {
             external_url: external_url.map(|uri| uri.to_string().trim_end_matches('/').to_owned()),
             owners: Arc::new(self.owners(file.owners)),
@@ -68,6 +72,7 @@ impl Checker<'_> {
             model_groups: ModelGroups::new(file.model_groups.into_iter().collect()),
             thresholds,
             alerts,
+            evidence,
             metrics,
             admin: self.admin(file.admin),
             otlp: self.otlp(file.otlp),
@@ -340,6 +345,24 @@ impl Checker<'_> {
             owner_label,
             labels: alerts.labels.into_iter().collect(),
             hold: self.secs(&alerts.hold_secs, "alerts.hold_secs").unwrap_or(Duration::from_secs(60)),
+        }
+    }
+
+    fn evidence(&mut self, evidence: wire::Evidence) -> Evidence {
+        let ids =
+            evidence.ids.and_then(|ids| self.word(&ids, "evidence.ids", "treatment", &["keep", "hash"]));
+        let status_page =
+            evidence.status_page.and_then(|url| self.url(&url, "evidence.status_page", &["http", "https"]));
+        let path = "evidence.status_interval_secs";
+        let interval = self.secs(&evidence.status_interval_secs, path).unwrap_or(STATUS_INTERVAL);
+        if let Some(value) = evidence.status_interval_secs.filter(|_| interval < Duration::from_secs(60)) {
+            self.problem(&value, path, "a public status page is read at most once a minute; use 60 or more");
+        }
+        Evidence {
+            hash_ids: ids.as_deref() == Some("hash"),
+            status_page: status_page.map(|url| url.to_string()),
+            status_interval: interval,
+            claude_status_file: evidence.claude_status_file.map(PathBuf::from),
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Config {
     pub thresholds: Thresholds,
     /// Where alerts go.
     pub alerts: Alerts,
+    /// The evidence packet.
+    pub evidence: Evidence,
     /// Address of `/metrics`.
     pub metrics: SocketAddr,
     /// The admin port.
@@ -104,6 +106,19 @@ pub struct Admin {
     pub token: Option<SecretString>,
     /// Further `host` names under which it may be called.
     pub allowed_hosts: Vec<String>,
+}
+
+/// The evidence packet of an incident.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// Ids of organisations, workspaces and projects are hashed.
+    pub hash_ids: bool,
+    /// Summary of the provider's public status page.
+    pub status_page: Option<String>,
+    /// How often it is read while an incident is open.
+    pub status_interval: Duration,
+    /// File that holds what `claude auth status` printed.
+    pub claude_status_file: Option<PathBuf>,
 }
 
 /// How OTLP is carried.

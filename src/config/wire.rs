@@ -26,6 +26,8 @@ pub(super) struct File {
     pub(super) model_groups: BTreeMap<String, Vec<String>>,
     /// When alerts begin and end, and where they go.
     pub(super) alerts: Alerts,
+    /// The evidence packet of an incident.
+    pub(super) evidence: Evidence,
     /// `/metrics`, health and runbooks.
     pub(super) metrics: Metrics,
     /// The admin port: reload. Other addresses than loopback need a token.
@@ -209,6 +211,25 @@ pub(super) struct Alertmanager {
     #[serde(default)]
     #[schemars(with = "Option<String>")]
     pub(super) ca_file: Option<Spanned<String>>,
+}
+
+/// The evidence packet of an incident.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Evidence {
+    /// Ids of organisations, workspaces and projects in packets: `keep` (support asks for them) or
+    /// `hash` (with `fingerprint_key`).
+    #[schemars(with = "Option<String>")]
+    pub(super) ids: Option<Spanned<String>>,
+    /// Summary of the provider's public status page (`https://…/api/v2/summary.json`). Off without one;
+    /// read while an incident is open only.
+    #[schemars(with = "Option<String>")]
+    pub(super) status_page: Option<Spanned<String>>,
+    /// How often the status page is read while an incident is open; at least 60.
+    #[schemars(with = "Option<f64>")]
+    pub(super) status_interval_secs: Option<Spanned<f64>>,
+    /// File that holds what `claude auth status` printed; it is shown in packets, scrubbed.
+    pub(super) claude_status_file: Option<String>,
 }
 
 /// `/metrics`, health and runbooks.

@@ -7,7 +7,7 @@ use crate::route::Surface;
 
 /// Hosts: a name with a dot is a domain and its subdomains, one without stands anywhere in the host.
 /// The first that fits decides.
-const HOSTS: [(&str, Surface); 42] = [
+const HOSTS: [(&str, Surface); 43] = [
     ("aws-external-anthropic", Surface::AnthropicApi),
     ("anthropic.com", Surface::AnthropicApi),
     ("bedrock", Surface::Bedrock),
@@ -50,6 +50,7 @@ const HOSTS: [(&str, Surface); 42] = [
     ("nvidia.com", Surface::Other),
     ("databricks", Surface::Other),
     ("perplexity.ai", Surface::Other),
+    ("ollama.com", Surface::Other),
 ];
 
 /// The surface of a host, where the host is known. `host` in lower case; what stands behind the name

@@ -35,6 +35,10 @@ const SAMPLES: &[(&str, &str)] = &[
         r#"{"status":403,"body":"{\"message\":\"API rate limit exceeded for 10.0.0.1.\",\"documentation_url\":\"https://docs.github.com/rest/overview/resources-in-the-rest-api#rate-limiting\"}"}"#,
     ),
     (
+        "claude_code_rejected",
+        r#"{"status":429,"body":"API Error: Request rejected (429) · this may be a temporary capacity issue. If it persists, check https://status.claude.com."}"#,
+    ),
+    (
         "plain_error",
         r#"{"status":null,"body":"{\"error\":{\"message\":\"could not auto resolve a provider for the request\"}}"}"#,
     ),

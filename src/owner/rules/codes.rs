@@ -499,6 +499,7 @@ pub(super) static RULES: &[Rule] = &[
                 "you have exceeded the maximum number of tokens allowed within a given time frame",
                 "_rate_limit_exceeded",
                 "copilot",
+                "ollama.com/",
                 "user api key rate limit exceeded",
                 "cursor.com/",
                 "daily free allocation of",

@@ -88,12 +88,23 @@ pub(super) static NO_LIMIT: &[Rule] = &[
 ];
 
 /// A bare refusal, by its status or by words that name no owner.
-const BARE: Cond = Any(&[
-    IS_429,
-    Says(&["rate limit reached", "rate limit exceeded", "too many requests", "rate_limit_error"]),
-]);
+const BARE: Cond =
+    Any(&[IS_429, Says(&["rate limit", "too many requests", "rate_limit_error", "usage limit"])]);
 
 pub(super) static ROUTE: &[Rule] = &[
+    rule(
+        "claude_code_rejected",
+        Rung::Wording,
+        Class::ClaudeCodeApiKey,
+        Confidence::Low,
+        "Claude Code's line for a 429 without a known body: by its documentation the limit of the API key, or of the Bedrock or Google project.",
+        All(&[
+            Says(&["request rejected (429)"]),
+            Says(&["this may be a temporary capacity issue"]),
+            Not(&On(&[Surface::Bedrock, Surface::Vertex, Surface::Gateway])),
+        ]),
+        Pick::Nothing,
+    ),
     rule(
         "route_plan",
         Rung::Route,

@@ -4,6 +4,7 @@
 //! subscription and a plain bearer does not prove a gateway (the newest SDKs send API keys as
 //! bearers): the surface told here is a suggestion, which the answer's header family corrects.
 
+use crate::fingerprint;
 use crate::observation::{AuthKind, Client, Credential, Fingerprint};
 use crate::route::Surface;
 use aws_lc_rs::hmac;
@@ -26,21 +27,10 @@ impl std::fmt::Debug for Credentials {
 impl Credentials {
     /// Credentials by alias, hashed with `key`, or with a random key of this process.
     pub fn new(key: Option<&SecretString>, named: &[(Arc<str>, SecretString)]) -> Self {
-        let key = match key {
-            Some(key) => hmac::Key::new(hmac::HMAC_SHA256, key.expose_secret().as_bytes()),
-            None => {
-                let mut random = [0; 32];
-                // Without randomness the hash is still keyed, only with a key everybody could
-                // guess; the fingerprint stays in incidents of this process either way.
-                if aws_lc_rs::rand::fill(&mut random).is_err() {
-                    tracing::warn!("no randomness for the credential hash");
-                }
-                hmac::Key::new(hmac::HMAC_SHA256, &random)
-            }
-        };
+        let key = fingerprint::key(key);
         let aliases = named
             .iter()
-            .map(|(alias, secret)| (fingerprint(&key, secret.expose_secret().as_bytes()), alias.clone()))
+            .map(|(alias, secret)| (hash(&key, secret.expose_secret().as_bytes()), alias.clone()))
             .collect();
         Self { key, aliases }
     }
@@ -49,14 +39,14 @@ impl Credentials {
     pub fn of(&self, headers: &HeaderMap) -> (AuthKind, Credential) {
         let (kind, secret) = secret_of(headers);
         let Some(secret) = secret else { return (kind, Credential::default()) };
-        let fingerprint = fingerprint(&self.key, secret);
+        let fingerprint = hash(&self.key, secret);
         let alias =
             self.aliases.iter().find(|(known, _)| *known == fingerprint).map(|(_, alias)| alias.clone());
         (kind, Credential { alias, fingerprint: Some(fingerprint) })
     }
 }
 
-fn fingerprint(key: &hmac::Key, secret: &[u8]) -> Fingerprint {
+fn hash(key: &hmac::Key, secret: &[u8]) -> Fingerprint {
     let tag = hmac::sign(key, secret);
     let mut first = [0; 8];
     first.copy_from_slice(&tag.as_ref()[..8]);

@@ -1,0 +1,128 @@
+//! Incidents and their evidence packets on the admin port: `GET /v1/incidents`, `GET /v1/evidence`.
+
+use super::plain;
+use crate::engine::{Incident, Snapshot};
+use crate::evidence::packet::{Context, Status};
+use crate::evidence::{Packet, Scrubber, packet};
+use crate::exporters::catalogue::Facts;
+use crate::pollers::status_page::Reading;
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, Uri, header};
+use http_body_util::Full;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
+
+/// Most of the file with `claude auth status` that is read.
+const MAX_STATUS: u64 = 8 * 1024;
+
+/// What incidents are answered from.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    /// What the engine knows.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The configured owners.
+    pub facts: Arc<Facts>,
+    /// Where people reach this sidecar.
+    pub external_url: Option<String>,
+    /// Takes out what must not be shown.
+    pub scrubber: Scrubber,
+    /// What the status page says, where it is read.
+    pub status: Option<watch::Receiver<Reading>>,
+    /// What `claude auth status` printed, where somebody keeps it.
+    pub claude_status_file: Option<PathBuf>,
+}
+
+impl Desk {
+    /// `GET /v1/incidents`.
+    pub(super) fn list(&self) -> Response<Full<Bytes>> {
+        let snapshot = self.snapshots.borrow().clone();
+        let all: Vec<Value> = snapshot.incidents.iter().map(|incident| self.row(incident)).collect();
+        typed("application/json", Value::from(all).to_string())
+    }
+
+    fn row(&self, incident: &Incident) -> Value {
+        let packet = self.packet(incident, &Status::default());
+        json!({
+            "id": packet.incident,
+            "route": incident.route.as_str(),
+            "open": incident.is_open(),
+            "ready": packet.ready,
+            "verdict": packet.verdict,
+            "owner": packet.owner,
+            "owner_kind": packet.owner_kind,
+            "limiter": packet.limiter,
+            "confidence": packet.confidence,
+            "first_at": incident.first.at.secs_f64(),
+            "current_at": packet.at,
+            "failures": packet.failures,
+            "refusals": packet.refusals,
+            "changes": packet.changes,
+        })
+    }
+
+    /// `GET /v1/evidence?incident=…&owner=…&format=md|json`. Without an incident: the newest one that is
+    /// open, else the newest one.
+    pub(super) async fn evidence(&self, uri: &Uri) -> Response<Full<Bytes>> {
+        let asked = |name: &str| parameter(uri.query().unwrap_or_default(), name);
+        let (id, owner) = (asked("incident"), asked("owner"));
+        let snapshot = self.snapshots.borrow().clone();
+        let fits = |incident: &&Incident| {
+            id.as_deref().is_none_or(|id| &*incident.id == id)
+                && owner.as_deref().is_none_or(|owner| incident.owner.id.as_str() == owner)
+        };
+        let fitting: Vec<&Incident> = snapshot.incidents.iter().filter(fits).collect();
+        let Some(incident) = fitting.iter().find(|i| i.is_open()).or(fitting.first()) else {
+            return plain(StatusCode::NOT_FOUND, "No such incident; GET /v1/incidents lists them.\n");
+        };
+        let packet = self.packet(incident, &self.status().await);
+        match asked("format").as_deref() {
+            Some("json") => match serde_json::to_string(&packet) {
+                Ok(text) => typed("application/json", text),
+                Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "The packet could not be written.\n"),
+            },
+            None | Some("md") => typed("text/markdown; charset=utf-8", packet.to_string()),
+            Some(_) => plain(StatusCode::BAD_REQUEST, "format is `md` or `json`.\n"),
+        }
+    }
+
+    fn packet(&self, incident: &Incident, status: &Status) -> Packet {
+        let owners = self.facts.owners.load();
+        let context = Context {
+            owners: &owners,
+            external_url: self.external_url.as_deref(),
+            scrubber: &self.scrubber,
+            status,
+        };
+        packet(incident, &context)
+    }
+
+    async fn status(&self) -> Status {
+        let page = self.status.as_ref().and_then(|status| status.borrow().clone());
+        let mut claude = None;
+        if let Some(path) = &self.claude_status_file
+            && let Ok(file) = tokio::fs::File::open(path).await
+        {
+            let mut text = String::new();
+            // A file that is no text is as good as none.
+            claude = file.take(MAX_STATUS).read_to_string(&mut text).await.ok().map(|_| text);
+        }
+        Status { page, claude }
+    }
+}
+
+/// A parameter of a query. Values are names and ids of ours: percent-encoded blanks are all that needs
+/// to be understood.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    Some(value.replace('+', " ").replace("%20", " ").replace("%2F", "/").replace("%3A", ":"))
+}
+
+fn typed(kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = plain(StatusCode::OK, &text);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,95 @@
+//! `plimsoll evidence`: the packet of an incident, asked of a running sidecar's admin port.
+
+use super::{ConfigArg, load, print, runtime, say};
+use clap::ValueEnum;
+use secrecy::ExposeSecret;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Flags of `evidence`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// List the incidents that are known.
+    #[arg(long)]
+    list: bool,
+    /// This incident; without it, the newest one that is open.
+    #[arg(long, value_name = "ID")]
+    incident: Option<String>,
+    /// Only incidents of this owner.
+    #[arg(long)]
+    owner: Option<String>,
+    /// How the packet is written.
+    #[arg(long, value_enum, default_value = "md")]
+    format: Format,
+    /// The admin port of the sidecar; by default where the configuration puts it.
+    #[arg(long, value_name = "URL", env = "PLIMSOLL_ADMIN_URL")]
+    admin: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum, PartialEq, Eq)]
+enum Format {
+    /// Markdown, to paste into a ticket.
+    Md,
+    /// JSON.
+    Json,
+}
+
+const EXAMPLES: &str = "Examples:
+  plimsoll evidence                      the newest open incident, as Markdown
+  plimsoll evidence --list
+  plimsoll evidence --owner search --format json
+
+A packet says NOT READY, and what is missing, until a retry on the same route has failed again.
+It holds no key, token, prompt or person. A token for the admin port is taken from the configuration.";
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(super) fn main(args: &Args) -> ExitCode {
+    let config = match load(args.config.config.as_deref()) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let base = args.admin.clone().unwrap_or_else(|| format!("http://{}", config.admin.bind));
+    let token = config.admin.token.as_ref().map(ExposeSecret::expose_secret);
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(code) => return code,
+    };
+    match runtime.block_on(ask(args, base.trim_end_matches('/'), token)) {
+        Ok(text) => {
+            print(text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            say(&problem);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn ask(args: &Args, base: &str, token: Option<&str>) -> Result<String, String> {
+    let path = if args.list { "/v1/incidents" } else { "/v1/evidence" };
+    let mut query: Vec<String> = Vec::new();
+    for (name, value) in [("incident", &args.incident), ("owner", &args.owner)] {
+        query.extend(value.as_ref().map(|value| format!("{name}={}", value.replace(' ', "%20"))));
+    }
+    query.push(format!("format={}", if args.format == Format::Json { "json" } else { "md" }));
+    let url = format!("{base}{path}?{}", query.join("&"));
+    let client = reqwest::Client::builder().timeout(TIMEOUT).build().map_err(|e| e.to_string())?;
+    let mut request = client.get(url);
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    let response = request.send().await.map_err(|error| {
+        format!(
+            "no sidecar answers at {base}: {}. Is it running? --admin names another one.",
+            error.without_url()
+        )
+    })?;
+    let status = response.status();
+    let text = response.text().await.map_err(|error| error.without_url().to_string())?;
+    if status.is_success() { Ok(text) } else { Err(format!("{}: {}", status.as_u16(), text.trim())) }
+}

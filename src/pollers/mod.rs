@@ -1,0 +1,3 @@
+//! Active sources: what is asked for rather than seen to pass. Each is one file.
+
+pub mod status_page;
