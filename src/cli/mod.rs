@@ -11,7 +11,9 @@ mod schema;
 
 use crate::config::Config;
 use clap::{Parser, Subcommand, ValueEnum};
+use std::any::Any;
 use std::io::IsTerminal;
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -66,6 +68,7 @@ enum LogFormat {
 
 /// Runs the command line; returns the exit code.
 pub fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| say(&panic_line(panic.location(), panic.payload()))));
     let cli = Cli::parse();
     match cli.command {
         Command::Run(args) => run::main(&args),
@@ -75,6 +78,16 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Rules(args) => rules::main(&args),
         Command::Schema(args) => schema::main(&args),
+    }
+}
+
+/// What is said of a panic: its place, and its message only where that is a literal of ours. A formatted
+/// one can quote what was being read (a string that was cut in the wrong place, say).
+fn panic_line(place: Option<&Location<'_>>, payload: &(dyn Any + Send)) -> String {
+    let place = place.map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    match payload.downcast_ref::<&'static str>() {
+        Some(literal) => format!("panicked at {place}: {literal}"),
+        None => format!("panicked at {place}"),
     }
 }
 
@@ -145,4 +158,17 @@ struct ConfigArg {
     /// Configuration file (YAML). Without one the defaults run.
     #[arg(long, short, env = "PLIMSOLL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_says_where_and_quotes_nothing() {
+        let quoting = format!("byte index 3 is not a char boundary; it is inside {:?}", "the prompt");
+        let line = panic_line(Some(Location::caller()), &quoting);
+        assert!(line.contains("src/cli/mod.rs") && !line.contains("prompt"), "{line}");
+        assert!(panic_line(None, &"a literal").ends_with("a literal"));
+    }
 }

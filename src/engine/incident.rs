@@ -7,7 +7,7 @@
 
 use super::alert::Identity;
 use crate::limit::{Amount, Timestamp};
-use crate::observation::{AuthKind, Credential, End, Limits};
+use crate::observation::{AuthKind, Credential, End, Fingerprint, Limits};
 use crate::owner::Verdict;
 use crate::route::{ModelGroup, Owner, RouteName, Surface};
 use std::fmt;
@@ -144,6 +144,8 @@ pub struct Change {
     pub from: String,
     /// What it is now.
     pub to: String,
+    /// Keyed hashes of the credentials before and now: for packets, never for an alert.
+    pub hashes: Option<(Fingerprint, Fingerprint)>,
 }
 
 /// The upstream's refusal behind a gateway's cooldown.
@@ -164,6 +166,8 @@ pub enum Over {
     Passed,
     /// No failure for long; nothing proves that the limit is gone.
     Quiet,
+    /// It was the provider's overload, and then a limit refused calls: that is another incident.
+    Overtaken,
 }
 
 impl Over {
@@ -172,6 +176,9 @@ impl Over {
         match self {
             Self::Passed => "a comparable workload passed on the same route",
             Self::Quiet => "no failure came for a while; nothing proves that the limit is gone",
+            Self::Overtaken => {
+                "the provider was overloaded, then a limit refused calls: that is another incident"
+            }
         }
     }
 }
@@ -241,7 +248,10 @@ impl Incident {
 
     /// Takes in a change; false if it is known, or one too many.
     pub(super) fn change(&mut self, change: Change) -> bool {
-        let known = self.changes.iter().any(|c| c.what == change.what && c.to == change.to);
+        let known = self
+            .changes
+            .iter()
+            .any(|c| c.what == change.what && c.to == change.to && c.hashes == change.hashes);
         if known || self.changes.len() >= MAX_CHANGES {
             return false;
         }

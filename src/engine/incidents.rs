@@ -174,6 +174,14 @@ impl Incidents {
         let attempt = Attempt::of(end);
         let route = end.call.route.clone();
         let Some(record) = self.record(&route, end.at) else { return false };
+        // Overload is another matter than a limit, with another runbook: the one neither joins the
+        // other's incident nor hides it.
+        let overload = verdict.class == Class::ProviderOverload;
+        let of_overload = record.open.as_ref().map(|i| i.verdict.class == Class::ProviderOverload);
+        if overload && of_overload == Some(false) {
+            return false;
+        }
+        let overtaken = if of_overload == Some(true) && !overload { record.open.take() } else { None };
         let cause = record.cause(verdict, &attempt);
         let changed = record.changes(&attempt);
         let retry = record.is_retry(end, &attempt);
@@ -207,6 +215,10 @@ impl Incidents {
             }
         };
         let mut turns: Vec<(Turn, Incident)> = turn.into_iter().collect();
+        if let Some(mut incident) = overtaken {
+            incident.over = Some((end.at, Over::Overtaken));
+            self.close(incident);
+        }
         let news = self.count(changed, &route, &mut turns);
         turns.into_iter().for_each(|(turn, incident)| self.turn(turn, incident));
         news
@@ -294,7 +306,7 @@ impl Record {
         if self.last_success.is_none() && first.at.since(self.since) < WATCHED {
             return Vec::new();
         }
-        let change = |what, from: String, to: String| Change { at: attempt.at, what, from, to };
+        let change = |what, from: String, to: String| Change { at: attempt.at, what, from, to, hashes: None };
         let name = |a: &Attempt| format!("{} ({})", a.credential.label(), a.auth.as_str());
         let mut all = Vec::new();
         let of_plans = |s: Surface| {
@@ -313,7 +325,8 @@ impl Record {
                 attempt.surface.as_str().to_owned(),
             ));
         } else if credential && attempt.credential.fingerprint.is_some() {
-            all.push(change(What::Credential, name(first), name(attempt)));
+            let hashes = first.credential.fingerprint.zip(attempt.credential.fingerprint);
+            all.push(Change { hashes, ..change(What::Credential, name(first), name(attempt)) });
         }
         if model && attempt.model.is_some() {
             let model = |a: &Attempt| a.model.as_ref().map_or("not stated", ModelGroup::as_str).to_owned();

@@ -186,7 +186,7 @@ fn identifiers(incident: &Incident, scrubber: &Scrubber) -> Vec<(&'static str, S
     let id = |value: &Option<std::sync::Arc<str>>| value.as_deref().map(|value| scrubber.id(value));
     let text = |value: Option<&str>| value.map(|value| scrubber.text(value));
     let request = ("request id", text(current.limits.request_id.as_deref()));
-    let upstream = ("upstream", text(Some(&*current.upstream)));
+    let upstream = ("upstream", Some(current.upstream.to_string()));
     let model = ("model", current.model.as_ref().map(|model| model.as_str().to_owned()));
     let region = ("region", current.region.as_deref().map(str::to_owned).or_else(|| region(current)));
     let organization = ("organization", id(&current.limits.account.organization));
@@ -205,7 +205,7 @@ fn identifiers(incident: &Incident, scrubber: &Scrubber) -> Vec<(&'static str, S
         ],
         Surface::Gateway => vec![
             ("tenant", stated.tenant.clone()),
-            ("upstream route", Some(format!("{} ({})", incident.route, scrubber.text(&current.upstream)))),
+            ("upstream route", Some(format!("{} ({})", incident.route, current.upstream))),
             ("policy hit", text(current.limits.policy.as_deref())),
             request,
             model,
@@ -242,9 +242,9 @@ fn headers(attempt: &Attempt, scrubber: &Scrubber) -> Vec<(String, String)> {
 fn attempts(incident: &Incident, scrubber: &Scrubber) -> BTreeMap<&'static str, String> {
     let line = |attempt: &Attempt| {
         // The credential's keyed hash stands here and in no label: it tells apart what has no alias.
-        let hash = attempt.credential.fingerprint.map(|f| format!(" [{f}]")).unwrap_or_default();
-        let route = format!("{}: route {}{hash}, {attempt}", moment(attempt.at), incident.route);
-        scrubber.text(&route)
+        let hash =
+            attempt.credential.fingerprint.map(|f| format!("credential hash {f}, ")).unwrap_or_default();
+        scrubber.text(&format!("{}: route {}, {hash}{attempt}", moment(attempt.at), incident.route))
     };
     let success = incident.last_success.as_ref().map_or_else(|| "none was seen".to_owned(), line);
     BTreeMap::from([
@@ -255,9 +255,9 @@ fn attempts(incident: &Incident, scrubber: &Scrubber) -> BTreeMap<&'static str, 
 }
 
 fn changed(change: &crate::engine::Change, scrubber: &Scrubber) -> String {
-    let text =
-        format!("{}: {} from {} to {}", moment(change.at), change.what.as_str(), change.from, change.to);
-    scrubber.text(&text)
+    let hashes = change.hashes.map(|(from, to)| format!(" (hash {from} to {to})")).unwrap_or_default();
+    let what = change.what.as_str();
+    scrubber.text(&format!("{}: {what} from {} to {}{hashes}", moment(change.at), change.from, change.to))
 }
 
 fn claude_status(incident: &Incident, context: &Context<'_>) -> Option<String> {

@@ -24,7 +24,12 @@ pub struct OperatorRule {
 
 /// Every rule that operators live by, in one place: runbooks, packets and pages print from here.
 pub const RULES: [OperatorRule; 8] = [
-    OperatorRule { id: "stop", text: STOP_RULE, ko: "소유자가 확인될 때까지 키, 플랜, 프로바이더, 모델을 바꾸지 마세요.", kinds: &[] },
+    OperatorRule {
+        id: "stop",
+        text: STOP_RULE,
+        ko: "소유자가 확인될 때까지 키, 플랜, 프로바이더, 모델을 바꾸지 마세요.",
+        kinds: &[],
+    },
     OperatorRule {
         id: "minute_bucket",
         text: "A monthly allowance with room left says nothing about a rolling minute bucket: long contexts hit input tokens, long answers output tokens, many small calls requests, a steep rise the acceleration limit.",

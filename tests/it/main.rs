@@ -6,6 +6,7 @@ mod support;
 
 mod architecture;
 mod assets;
+mod canary;
 mod docs;
 mod exposition;
 mod fail_open;

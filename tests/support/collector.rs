@@ -119,6 +119,12 @@ impl Collector {
         self.kept.lock().unwrap().compressed
     }
 
+    /// Everything that came, as text to search in.
+    pub fn debug(&self) -> String {
+        let kept = self.kept.lock().unwrap();
+        format!("{:?}{:?}", kept.metrics, kept.traces)
+    }
+
     pub fn spans(&self) -> Vec<Span> {
         let kept = self.kept.lock().unwrap();
         kept.traces

@@ -325,6 +325,18 @@ fn a_gateways_cooldown_is_tied_to_the_upstream_refusal_that_caused_it() {
 }
 
 #[test]
+fn overload_neither_joins_a_limits_incident_nor_hides_it() {
+    let mut book = book(BookLimits::default());
+    book.end(end("search", 529, Arc::default(), 10, at(0.0)));
+    book.end(end("search", 429, limits("w", 0), 10, at(1.0)));
+    book.end(end("search", 529, Arc::default(), 10, at(2.0)));
+    let all = book.snapshot(at(3.0)).incidents;
+    assert_eq!(all.len(), 2);
+    assert_eq!((all[0].verdict.class, all[0].attempts), (Class::AnthropicWorkspace, 1));
+    assert_eq!(all[1].over.map(|(_, why)| why), Some(Over::Overtaken));
+}
+
+#[test]
 fn a_quiet_incident_ends_and_says_that_nothing_was_proved() {
     let mut book = book(BookLimits::default());
     book.end(end("search", 429, limits("w", 0), 10, at(0.0)));
