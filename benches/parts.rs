@@ -85,7 +85,7 @@ fn call() -> Arc<Call> {
         credential: Credential::default(),
         client: Client::Other,
         session: None,
-        upstream: "api.example".into(),
+        upstream: "https://api.example".into(),
         region: None,
         started: Timestamp::default(),
         traceparent: None,

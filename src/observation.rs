@@ -108,7 +108,7 @@ pub struct Call {
     pub client: Client,
     /// Session id that Claude Code sends; folds retries together. Never a label.
     pub session: Option<Arc<str>>,
-    /// The host that is called.
+    /// Scheme, host and port that are called.
     pub upstream: Arc<str>,
     /// The configured region, where the route has one.
     pub region: Option<Arc<str>>,

@@ -177,7 +177,7 @@ impl Checker<'_> {
             name: RouteName::new(&route.name.value),
             prefix,
             strip_prefix: route.strip_prefix,
-            upstream_host: upstream.host().unwrap_or_default().into(),
+            origin: origin(&upstream),
             upstream,
             surface,
             region: route.region.filter(|region| !region.is_empty()).map(Into::into),
@@ -510,13 +510,20 @@ fn is_label_name(name: &str) -> bool {
         && !name.starts_with("__")
 }
 
+/// Scheme, host and port: what may be shown of an upstream (its user info may not).
+fn origin(upstream: &Uri) -> Arc<str> {
+    let (scheme, host) = (upstream.scheme_str().unwrap_or("https"), upstream.host().unwrap_or_default());
+    let port = upstream.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{scheme}://{host}{port}").into()
+}
+
 fn default_listener() -> Listener {
     let upstream = Uri::from_static(ANTHROPIC);
     let route = Route {
         name: RouteName::new("anthropic"),
         prefix: String::new(),
         strip_prefix: false,
-        upstream_host: upstream.host().unwrap_or_default().into(),
+        origin: origin(&upstream),
         upstream,
         surface: None,
         region: None,

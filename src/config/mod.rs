@@ -83,8 +83,8 @@ pub struct Route {
     pub strip_prefix: bool,
     /// Scheme, authority and base path.
     pub upstream: Uri,
-    /// Host of the upstream, as incidents name it.
-    pub upstream_host: Arc<str>,
+    /// Scheme, host and port of the upstream, as incidents name it.
+    pub origin: Arc<str>,
     /// Configured surface; told from the traffic where absent.
     pub surface: Option<Surface>,
     /// Region.

@@ -19,7 +19,7 @@ use std::time::Duration;
 pub struct Attempt {
     /// When it ended.
     pub at: Timestamp,
-    /// The host that was called.
+    /// Scheme, host and port that were called.
     pub upstream: Arc<str>,
     /// The surface, as the request suggests it.
     pub surface: Surface,

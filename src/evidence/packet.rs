@@ -218,7 +218,7 @@ fn identifiers(incident: &Incident, scrubber: &Scrubber) -> Vec<(&'static str, S
 /// The region that a cloud's host or path names.
 fn region(attempt: &Attempt) -> Option<String> {
     in_path(&attempt.path, "/locations/").or_else(|| {
-        let mut labels = attempt.upstream.split('.');
+        let mut labels = attempt.upstream.rsplit('/').next()?.split('.');
         let service = labels.next()?;
         let known = matches!(service, "bedrock-runtime" | "bedrock-mantle" | "aws-external-anthropic");
         known.then(|| labels.next().map(str::to_owned)).flatten()
@@ -294,7 +294,7 @@ fn reproduction(attempt: &Attempt) -> String {
         if attempt.path.ends_with("/v1/messages") { " \\\n  -H 'anthropic-version: 2023-06-01'" } else { "" };
     let auth = if auth.is_empty() { String::new() } else { format!(" \\\n  {auth}") };
     format!(
-        "curl -i -X {} 'https://{}{}'{auth}{version} \\\n  -H 'content-type: application/json' \\\n  -d '{body}'",
+        "curl -i -X {} '{}{}'{auth}{version} \\\n  -H 'content-type: application/json' \\\n  -d '{body}'",
         attempt.method, attempt.upstream, attempt.path
     )
 }

@@ -1,4 +1,5 @@
-//! End to end: the sidecar with the real Prometheus, Alertmanager, Claude Code and SDKs.
+//! End to end: the sidecar with the real Prometheus, Alertmanager, LiteLLM, Envoy, Portkey, Claude
+//! Code and SDKs.
 //!
 //! `scripts/e2e-deps.sh` installs what these need; a missing program fails the test and says so.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::too_many_lines)]
@@ -9,4 +10,5 @@ mod support;
 mod alerting;
 mod clients;
 mod dashboards;
+mod gateways;
 mod programs;

@@ -20,7 +20,7 @@ fn call(route: &str) -> Arc<Call> {
         credential: Credential::default(),
         client: Client::Other,
         session: None,
-        upstream: "api.example".into(),
+        upstream: "https://api.example".into(),
         region: None,
         started: T0,
         traceparent: None,
@@ -274,7 +274,7 @@ fn a_plan_in_place_of_a_key_and_another_upstream_are_told_as_such() {
     book.end(end("search", 200, limits("w", 60_000), 10, at(0.0)));
     book.end(failure(10, 1.0, |_| ()));
     book.end(failure(10, 2.0, |call| call.surface = Surface::ClaudeCodePlan));
-    book.end(failure(10, 3.0, |call| call.upstream = "elsewhere.example".into()));
+    book.end(failure(10, 3.0, |call| call.upstream = "https://elsewhere.example".into()));
     let mut other = failure(10, 4.0, |_| ());
     other.model = Some(ModelGroup::of_model("claude-haiku-5"));
     book.end(other);

@@ -292,7 +292,7 @@ mod tests {
             name: RouteName::new("r"),
             prefix: prefix.to_owned(),
             strip_prefix,
-            upstream_host: "api.example".into(),
+            origin: "https://api.example".into(),
             upstream: upstream.parse().unwrap(),
             surface: None,
             region: None,

@@ -193,7 +193,7 @@ impl CallTap {
             credential,
             client,
             session: text("x-claude-code-session-id").map(Into::into),
-            upstream: route.upstream_host.clone(),
+            upstream: route.origin.clone(),
             region: route.region.clone(),
             started: meter.clock.now(),
             traceparent: text("traceparent").map(Into::into),
