@@ -5,14 +5,14 @@
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue};
 use plimsoll::config::Semconv;
-use plimsoll::dialects;
+use plimsoll::dialects::{self, error_text};
 use plimsoll::engine::{Book, BookLimits, Thresholds};
 use plimsoll::exporters::catalogue::Facts;
 use plimsoll::exporters::genai::GenAi;
 use plimsoll::exporters::prometheus::{Format, render};
 use plimsoll::limit::Timestamp;
-use plimsoll::observation::{AuthKind, Call, Client, Credential, Head};
-use plimsoll::owner::Owners;
+use plimsoll::observation::{AuthKind, Call, Client, Credential, ErrorBody, Head};
+use plimsoll::owner::{Evidence, Owners, judge};
 use plimsoll::route::{ModelGroup, RouteName, Surface};
 use plimsoll::sources::proxy::scan::Scanner;
 use std::hint::black_box;
@@ -104,6 +104,29 @@ fn main() {
     observations(&one, start);
     scrape(&one, start);
     scan();
+    verdicts();
+}
+
+/// A verdict on a refusal: without a body, and with 2 kB of one that only the last words decide.
+fn verdicts() {
+    let limits = dialects::read_head(429, &headers(0), Timestamp::from_secs(1_795_000_000));
+    let none = ErrorBody::default();
+    timed("verdict: without a body (wanted: 5 us)", 20_000, |_| {
+        black_box(judge(&Evidence::new(Some(429), &limits, &none, Surface::AnthropicApi)));
+    });
+    let text = format!(
+        r#"{{"type":"error","error":{{"type":"rate_limit_error","message":"{} Number of concurrent connections has exceeded your rate limit."}}}}"#,
+        "Lorem ipsum dolor sit amet. ".repeat(70)
+    );
+    let body = error_text::read(text.as_bytes(), false, false);
+    println!("error body: {} bytes", text.len());
+    let limits = dialects::read_head(429, &HeaderMap::new(), Timestamp::default());
+    timed("verdict: with 2 kB of body (wanted: 20 us)", 5_000, |_| {
+        black_box(judge(&Evidence::new(Some(429), &limits, &body, Surface::AnthropicApi)));
+    });
+    timed("error body: read, 2 kB", 5_000, |_| {
+        black_box(error_text::read(text.as_bytes(), false, false));
+    });
 }
 
 fn observations(one: &HeaderMap, start: Timestamp) {

@@ -138,7 +138,11 @@ pub fn explain(response: &Response, owners: &Owners, external_url: Option<&str>)
     evidence.client = client(hints, surface);
     evidence.path = hints.and_then(|h| h.path.as_deref()).unwrap_or_default();
     let verdict = judge(&evidence);
-    answer(response.id.clone(), &verdict, owners, &limits.account, external_url)
+    let mut answer = answer(response.id.clone(), &verdict, owners, &limits.account, external_url);
+    if error.cut {
+        answer.states.push("the body was longer than is read: only its beginning was judged".to_owned());
+    }
+    answer
 }
 
 fn answer(

@@ -49,6 +49,8 @@ pub struct Attempt {
     pub limits: Arc<Limits>,
     /// The error's message as it came: scrub it before it is shown.
     pub message: Option<Arc<str>>,
+    /// More of the error's body came than was read.
+    pub cut: bool,
 }
 
 /// Longest message that is kept.
@@ -77,6 +79,7 @@ impl Attempt {
             status: end.status,
             limits: end.limits.clone(),
             message: message.filter(|m| !m.is_empty()).map(|m| cut(m).into()),
+            cut: error.is_some_and(|e| e.cut),
         }
     }
 

@@ -134,7 +134,7 @@ pub fn packet(incident: &Incident, context: &Context<'_>) -> Packet {
         rule: verdict.rule.id,
         why: verdict.rule.why,
         contradicted_by: verdict.against.map(|rule| rule.id),
-        states: states(&verdict.stated).iter().map(|s| scrub(s)).collect(),
+        states: said(incident).iter().map(|s| scrub(s)).collect(),
         message: current.message.as_deref().map(scrub),
         at: current.at.secs_f64(),
         identifiers: identifiers(incident, context.scrubber),
@@ -162,6 +162,15 @@ pub fn packet(incident: &Incident, context: &Context<'_>) -> Packet {
             .and_then(|o| o.runbook_url.clone())
             .unwrap_or_else(|| runbook_url(context.external_url, told.runbook)),
     }
+}
+
+/// What the refusal states, and what was not read of it.
+fn said(incident: &Incident) -> Vec<String> {
+    let mut all = states(&incident.verdict.stated);
+    if incident.current.cut {
+        all.push("the error's body was longer than is read: only its beginning was judged".to_owned());
+    }
+    all
 }
 
 /// What is missing until support can act on it.

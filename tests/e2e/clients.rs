@@ -186,6 +186,21 @@ async fn claude_code_refused_on_a_key_and_on_a_plan_gives_two_owners() {
         "plimsoll_limiter=\"input_tokens\"",
     ];
     sidecar.wait_metric("plimsoll_rejections_total", &on_key, 1.0).await;
+    api.script([Answer::RateLimited { retry_after: 7, should_retry: false }]);
+    claude_code(sidecar.hop, KEY).await;
+    sidecar.wait_metric("plimsoll_rejections_total", &on_key, 2.0).await;
+    let packet = crate::gateways::packet(&sidecar).await;
+    for part in [
+        ": READY",
+        "the workspace of the API key that Claude Code uses",
+        "| request id | req_",
+        "anthropic-ratelimit-input-tokens-remaining: 0",
+        "claude auth status: not checked",
+        "x-api-key: $API_KEY",
+    ] {
+        assert!(packet.contains(part), "{part} is not in {packet}");
+    }
+    assert!(!packet.contains(KEY.1), "{packet}");
     api.script([Answer::PlanRejected]);
     let (code, _) = claude_code(sidecar.hop, TOKEN).await;
     assert_eq!(code, 1);

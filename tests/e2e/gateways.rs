@@ -43,7 +43,7 @@ async fn refused(sidecar: &Sidecar, verdict: &str, limiter: &str, evidence: &str
 }
 
 /// The packet of the newest incident, as the admin port gives it.
-async fn packet(sidecar: &Sidecar) -> String {
+pub async fn packet(sidecar: &Sidecar) -> String {
     let admin =
         plimsoll::config::Admin { bind: ([127, 0, 0, 1], 0).into(), token: None, allowed_hosts: Vec::new() };
     let control = Control::bind(admin, None, Some(sidecar.running.desk())).await.unwrap();

@@ -8,6 +8,7 @@ mod architecture;
 mod assets;
 mod canary;
 mod docs;
+mod evidence;
 mod exposition;
 mod fail_open;
 mod hostile;

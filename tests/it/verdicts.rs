@@ -380,3 +380,61 @@ fn every_rule_is_reached_and_has_a_name_of_its_own() {
     assert_eq!(named.len(), rules.len());
     assert_eq!(sampled, named, "each rule is reached by a sample, and each sample's rule is there");
 }
+
+fn asked(sample: &str) -> plimsoll::explain::Answer {
+    explain(&serde_json::from_str(sample).unwrap(), &Owners::default(), None)
+}
+
+#[test]
+fn contradictory_evidence_is_decided_by_its_rung_and_noted() {
+    // A bucket is empty in the headers, and the words are those of a spend limit.
+    let answer = asked(
+        r#"{"status":429,"headers":{"anthropic-ratelimit-requests-limit":"50","anthropic-ratelimit-requests-remaining":"0"},"body":"Your credit balance is too low to access the Anthropic API"}"#,
+    );
+    assert_eq!((answer.verdict, answer.rule), ("anthropic_workspace", "key_bucket_empty"));
+    assert_eq!(answer.contradicted_by, Some("spend_words"));
+    let plain = asked(r#"{"status":529,"body":"overloaded"}"#);
+    assert_eq!(plain.contradicted_by, None);
+}
+
+#[test]
+fn headers_count_in_any_case_and_repeated_ones_by_their_last() {
+    let answer = asked(
+        r#"{"status":429,"headers":{"ANTHROPIC-RateLimit-Requests-Limit":["60","50"],"Anthropic-Ratelimit-Requests-Remaining":["9","0"],"Retry-After":"7"}}"#,
+    );
+    assert_eq!((answer.verdict, answer.limiter.as_deref()), ("anthropic_workspace", Some("requests")));
+}
+
+#[test]
+fn error_pages_cut_json_and_wrong_types_never_guess() {
+    for (sample, verdict) in [
+        (
+            r#"{"status":502,"body":"<html><title>502 Bad Gateway</title><center>cloudflare</center></html>"}"#,
+            "not_a_limit",
+        ),
+        (r#"{"status":429,"body":"<html><body>Too Many Requests</body></html>"}"#, "unknown"),
+        (
+            r#"{"status":429,"body":"{\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"mess"}"#,
+            "unknown",
+        ),
+        (r#"{"status":429,"body":"{{{{[[[[\"\"\"\"]]]]}}}}"}"#, "unknown"),
+        (r#"{"status":429,"body":12}"#, "unknown"),
+        (
+            r#"{"status":429,"body":[{"error":{"message":"Quota exceeded for aiplatform.googleapis.com/x with base model: y"}}]}"#,
+            "vertex",
+        ),
+    ] {
+        assert_eq!(asked(sample).verdict, verdict, "{sample}");
+    }
+}
+
+#[test]
+fn a_huge_body_is_judged_by_its_beginning_and_says_so() {
+    let body = format!(
+        "This request would exceed your organization's rate limit of 50 requests per minute. {}",
+        "x".repeat(10_000_000)
+    );
+    let answer = asked(&serde_json::json!({"status": 429, "body": body}).to_string());
+    assert_eq!(answer.verdict, "anthropic_workspace");
+    assert!(answer.states.iter().any(|s| s.contains("only its beginning")), "{:?}", answer.states);
+}
