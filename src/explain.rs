@@ -134,7 +134,7 @@ pub fn explain(response: &Response, owners: &Owners, external_url: Option<&str>)
     let limits = dialects::read_head(status.unwrap_or(0), &headers, Timestamp::from_secs(0));
     let hints = response.request.as_ref();
     let surface = hints.map_or(Surface::Unknown, surface_from_hints);
-    let mut evidence = Evidence::new(status, &limits, &error, surface);
+    let mut evidence = Evidence::pasted(status, &limits, &error, surface);
     evidence.client = client(hints, surface);
     evidence.path = hints.and_then(|h| h.path.as_deref()).unwrap_or_default();
     let verdict = judge(&evidence);

@@ -9,6 +9,7 @@ use crate::pollers::status_page::Reading;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, Uri, header};
 use http_body_util::Full;
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,28 +40,8 @@ impl Desk {
     /// `GET /v1/incidents`.
     pub(super) fn list(&self) -> Response<Full<Bytes>> {
         let snapshot = self.snapshots.borrow().clone();
-        let all: Vec<Value> = snapshot.incidents.iter().map(|incident| self.row(incident)).collect();
+        let all: Vec<Value> = snapshot.incidents.iter().map(row).collect();
         typed("application/json", Value::from(all).to_string())
-    }
-
-    fn row(&self, incident: &Incident) -> Value {
-        let packet = self.packet(incident, &Status::default());
-        json!({
-            "id": packet.incident,
-            "route": incident.route.as_str(),
-            "open": incident.is_open(),
-            "ready": packet.ready,
-            "verdict": packet.verdict,
-            "owner": packet.owner,
-            "owner_kind": packet.owner_kind,
-            "limiter": packet.limiter,
-            "confidence": packet.confidence,
-            "first_at": incident.first.at.secs_f64(),
-            "current_at": packet.at,
-            "failures": packet.failures,
-            "refusals": packet.refusals,
-            "changes": packet.changes,
-        })
     }
 
     /// `GET /v1/evidence?incident=…&owner=…&format=md|json`. Without an incident: the newest one that is
@@ -113,11 +94,33 @@ impl Desk {
     }
 }
 
-/// A parameter of a query. Values are names and ids of ours: percent-encoded blanks are all that needs
-/// to be understood.
+/// An incident in a list.
+fn row(incident: &Incident) -> Value {
+    let verdict = &incident.verdict;
+    let changes = incident.changes.iter().map(|c| c.what.as_str()).collect::<Vec<_>>();
+    json!({
+        "id": &*incident.id,
+        "route": incident.route.as_str(),
+        "open": incident.is_open(),
+        "ready": crate::evidence::packet::missing(incident).is_empty(),
+        "verdict": verdict.class.as_str(),
+        "owner": incident.owner.id.as_str(),
+        "owner_kind": verdict.owner_kind.as_str(),
+        "limiter": verdict.limiter.as_ref().map(|l| l.as_str()),
+        "confidence": verdict.rule.confidence.as_str(),
+        "first_at": incident.first.at.secs_f64(),
+        "current_at": incident.current.at.secs_f64(),
+        "failures": incident.failures,
+        "refusals": incident.attempts,
+        "changes": changes,
+    })
+}
+
+/// A parameter of a query, decoded.
 fn parameter(query: &str, name: &str) -> Option<String> {
     let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
-    Some(value.replace('+', " ").replace("%20", " ").replace("%2F", "/").replace("%3A", ":"))
+    let value = value.replace('+', " ");
+    Some(percent_decode_str(&value).decode_utf8_lossy().into_owned())
 }
 
 fn typed(kind: &'static str, text: String) -> Response<Full<Bytes>> {

@@ -2,6 +2,7 @@
 
 use super::{ConfigArg, load, print, runtime, say};
 use clap::ValueEnum;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::ExposeSecret;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -74,11 +75,12 @@ async fn ask(args: &Args, base: &str, token: Option<&str>) -> Result<String, Str
     let path = if args.list { "/v1/incidents" } else { "/v1/evidence" };
     let mut query: Vec<String> = Vec::new();
     for (name, value) in [("incident", &args.incident), ("owner", &args.owner)] {
-        query.extend(value.as_ref().map(|value| format!("{name}={}", value.replace(' ', "%20"))));
+        let value = value.as_deref().map(|v| utf8_percent_encode(v, NON_ALPHANUMERIC).to_string());
+        query.extend(value.map(|value| format!("{name}={value}")));
     }
     query.push(format!("format={}", if args.format == Format::Json { "json" } else { "md" }));
     let url = format!("{base}{path}?{}", query.join("&"));
-    let client = reqwest::Client::builder().timeout(TIMEOUT).build().map_err(|e| e.to_string())?;
+    let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build().map_err(|e| e.to_string())?;
     let mut request = client.get(url);
     if let Some(token) = token {
         request = request.bearer_auth(token);

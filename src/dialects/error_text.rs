@@ -54,11 +54,20 @@ pub fn read(bytes: &[u8], cut: bool, in_stream: bool) -> ErrorBody {
     body.cut |= text.len() > ErrorBody::KEPT_BYTES;
     body.text = shortened(text);
     body.message = body.message.map(shortened);
+    body.kind = body.kind.map(|kind| cut_to(kind, MAX_WORD));
+    body.code = body.code.map(|code| cut_to(code, MAX_WORD));
     body
 }
 
-fn shortened(mut text: String) -> String {
-    let end = (0..=ErrorBody::KEPT_BYTES.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+/// Longest type or code that is kept.
+const MAX_WORD: usize = 128;
+
+pub(crate) fn shortened(text: String) -> String {
+    cut_to(text, ErrorBody::KEPT_BYTES)
+}
+
+fn cut_to(mut text: String, most: usize) -> String {
+    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     text.truncate(end.unwrap_or(0));
     text.shrink_to_fit();
     text
@@ -166,7 +175,9 @@ fn object(map: &serde_json::Map<String, Value>, body: &mut ErrorBody, depth: u8)
     }
     let number = || map.get("code").and_then(Value::as_u64).map(|n| n.to_string());
     body.code = body.code.take().or_else(|| text("code")).or_else(number);
-    body.message = text("message").or_else(|| body.message.take());
+    // Where the one is no text, the other is: `{"detail":"…"}`, `{"error":"…"}`.
+    let said = text("message").or_else(|| text("detail")).or_else(|| text("error"));
+    body.message = said.or_else(|| body.message.take());
     for key in ["error", "message", "result", "body"] {
         if let Some(inner) = map.get(key) {
             find(inner, body, depth - 1);

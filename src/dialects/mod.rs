@@ -41,12 +41,13 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
         }
     }
     let mut complaints = 0;
+    let server_time = http_date(headers);
     let mut family = anthropic.finish(&mut complaints);
     if family.readings.is_empty() {
         // LiteLLM writes the tenant's or the provider's numbers under the same names: nobody's.
-        family.readings = openai.finish(now, !signs.through_litellm(), &mut complaints, &mut signs);
+        family.readings =
+            openai.finish(server_time.unwrap_or(now), !signs.through_litellm(), &mut complaints, &mut signs);
     }
-    let server_time = http_date(headers);
     // Resets are on the server's clock: shift them to ours, so that skew never reads as time left.
     for reading in &mut family.readings {
         let shifted =

@@ -52,7 +52,8 @@ impl Seen {
         }
     }
 
-    /// The readings, if the numbers are `trusted` to be the answering provider's own.
+    /// The readings, if the numbers are `trusted` to be the answering provider's own. `now` is the
+    /// server's: resets are told from there.
     pub(super) fn finish(
         self,
         now: Timestamp,
@@ -68,10 +69,16 @@ impl Seen {
         let read = |(fields, (_, limiter)): (Fields, (&str, Limiter))| {
             let (limit, remaining) = (fields.limit?, fields.remaining?);
             let remaining = remaining.min(limit);
+            // Tokens count by the minute. How long the window of requests is, nobody says: such a
+            // reading holds until its reset, and without one it says nothing for long enough.
+            let minute = limiter == Limiter::TOKENS;
+            if !minute && fields.reset.is_none() {
+                return None;
+            }
             Some(Reading {
-                window: if limiter == Limiter::TOKENS { Window::Minute } else { Window::Unknown },
+                window: if minute { Window::Minute } else { Window::Unknown },
                 limiter,
-                refill: Refill::Continuous,
+                refill: if minute { Refill::Continuous } else { Refill::AtReset },
                 level: Some(Level::Counted { limit, remaining }),
                 resets: fields.reset.map(|left| now.plus(left)),
                 standing: None,

@@ -7,11 +7,13 @@ use crate::route::Surface;
 
 /// Hosts: a name with a dot is a domain and its subdomains, one without stands anywhere in the host.
 /// The first that fits decides.
-const HOSTS: [(&str, Surface); 43] = [
+const HOSTS: [(&str, Surface); 45] = [
     ("aws-external-anthropic", Surface::AnthropicApi),
     ("anthropic.com", Surface::AnthropicApi),
-    ("bedrock", Surface::Bedrock),
-    ("aiplatform", Surface::Vertex),
+    ("amazonaws.com", Surface::Bedrock),
+    ("api.aws", Surface::Bedrock),
+    ("aiplatform.googleapis.com", Surface::Vertex),
+    ("rep.googleapis.com", Surface::Vertex),
     ("openai.com", Surface::OpenAi),
     ("chatgpt.com", Surface::OpenAi),
     ("opencode.ai", Surface::Gateway),
@@ -57,6 +59,9 @@ const HOSTS: [(&str, Surface); 43] = [
 /// (a port, a remark in a paste) does not matter.
 pub fn surface_of_host(host: &str) -> Option<Surface> {
     let host = host.split([':', '/', ' ']).next().unwrap_or(host);
+    if host.ends_with("-aiplatform.googleapis.com") {
+        return Some(Surface::Vertex);
+    }
     let fits = |known: &str| {
         if known.contains('.') {
             host.strip_suffix(known).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
@@ -101,6 +106,8 @@ mod tests {
             ("api.z.ai", Some(Surface::Other)),
             ("10.0.0.7", None),
             ("fuzz.ai", None),
+            ("litellm-bedrock.corp", Some(Surface::Gateway)),
+            ("aiplatform.corp.internal", None),
             ("aiplatform.googleapis.com (region unknown)", Some(Surface::Vertex)),
         ] {
             assert_eq!(surface_of_host(host), wanted, "{host}");

@@ -29,6 +29,29 @@ impl Stated {
     }
 }
 
+/// What LiteLLM limits by (1.109.1); anything else in that place may be somebody's name.
+const DESCRIPTORS: [&str; 19] = [
+    "api_key",
+    "user",
+    "team",
+    "team_member",
+    "end_user",
+    "customer",
+    "organization",
+    "agent",
+    "agent_session",
+    "tag",
+    "tag_per_key",
+    "model_per_key",
+    "model_per_team",
+    "model_per_organization",
+    "model_per_project",
+    "mcp_per_key",
+    "mcp_per_team",
+    "mcp_server",
+    "priority_model",
+];
+
 /// Longest name that is kept.
 const MAX_NAME: usize = 120;
 
@@ -70,8 +93,7 @@ fn name_behind(words: &str, before: &str) -> Option<String> {
 fn tenant(words: &str) -> Option<String> {
     let rest = behind(words, "rate limit exceeded for ")?;
     let (descriptor, _) = rest.split_once(':')?;
-    let named = descriptor.len() <= 40 && descriptor.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-    named.then(|| descriptor.to_owned())
+    DESCRIPTORS.contains(&descriptor).then(|| descriptor.to_owned())
 }
 
 fn regain(words: &str) -> Option<String> {

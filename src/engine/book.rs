@@ -169,6 +169,7 @@ impl Book {
         });
         let known = |owner: &Owner| owner.id.is_unnamed() || owners.get(&owner.id).is_some();
         self.throttles.retain(|identity, _| known(&identity.owner));
+        self.incidents.reconfigure(known);
         self.alerts_version += 1;
     }
 
@@ -190,6 +191,7 @@ impl Book {
             arrivals.counted.set_back(by);
             arrivals.since = arrivals.since.minus(by);
         }
+        self.incidents.set_back(by);
         self.full_until = self.full_until.minus(by);
         self.swept = self.swept.minus(by);
         self.alerts_version += 1;
@@ -225,10 +227,9 @@ impl Book {
     /// drops them, or writes them anew. Failures are not counted: some of Anthropic's own have none.
     fn miss_headers(&mut self, head: &Head, surface: Surface, owner: &Owner) {
         let (limits, marks) = (&head.limits, head.limits.marks);
-        let expected = matches!(
-            surface,
-            Surface::AnthropicApi | Surface::ClaudeCodeKey | Surface::ClaudeCodePlan | Surface::Gateway
-        );
+        // Of a route that is configured as a gateway's nobody expects the provider's headers.
+        let expected =
+            matches!(surface, Surface::AnthropicApi | Surface::ClaudeCodeKey | Surface::ClaudeCodePlan);
         let messages = head.call.method == http::Method::POST && head.call.path.ends_with("/v1/messages");
         let there = limits.trios || limits.unified;
         if !expected || !messages || there || !(200..300).contains(&head.status) {
@@ -475,9 +476,11 @@ impl Book {
     }
 }
 
-/// The stop rule's own alert: up from the first change until the incident is over.
+/// The stop rule's own alert: up from the first change until a while after the last, or until the
+/// incident is over. Overload is no limit, so that no evidence of one is destroyed there.
 fn route_changed(incident: &Incident) -> Option<Alert> {
-    let first = incident.changes.first()?;
+    let limit = incident.verdict.class.is_limit();
+    let first = incident.changes.first().filter(|_| incident.alerting && limit)?;
     let changes = incident.changes.iter().map(|c| format!("{} from {} to {}", c.what.as_str(), c.from, c.to));
     Some(Alert {
         name: AlertName::RouteChanged,

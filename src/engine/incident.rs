@@ -7,7 +7,7 @@
 
 use super::alert::Identity;
 use crate::limit::{Amount, Timestamp};
-use crate::observation::{AuthKind, Credential, End, Fingerprint, Limits};
+use crate::observation::{AuthKind, Credential, End, ErrorBody, Fingerprint, Limits};
 use crate::owner::Verdict;
 use crate::route::{ModelGroup, Owner, RouteName, Surface};
 use std::fmt;
@@ -19,6 +19,8 @@ use std::time::Duration;
 pub struct Attempt {
     /// When it ended.
     pub at: Timestamp,
+    /// When it began: what began before an incident says nothing of it.
+    pub started: Timestamp,
     /// Scheme, host and port that were called.
     pub upstream: Arc<str>,
     /// The surface, as the request suggests it.
@@ -53,6 +55,8 @@ pub struct Attempt {
     pub cut: bool,
 }
 
+/// Longest error page that is kept as a message.
+const MAX_PAGE: usize = 200;
 /// Longest message that is kept.
 const MAX_MESSAGE: usize = 1_000;
 
@@ -60,10 +64,13 @@ impl Attempt {
     /// The attempt that ended so.
     pub fn of(end: &End) -> Self {
         let error = end.error.as_deref();
-        let message = error.and_then(|e| e.message.as_deref().or(Some(&e.text)));
+        // An error page of few words is a message; anything structured or long may echo the request.
+        let page = |e: &'_ ErrorBody| e.text.len() <= MAX_PAGE && !e.text.contains(['{', '[']);
+        let message = error.and_then(|e| e.message.as_deref().or_else(|| page(e).then_some(&*e.text)));
         let cut = |text: &str| text.chars().take(MAX_MESSAGE).collect::<String>();
         Self {
             at: end.at,
+            started: end.call.started,
             upstream: end.call.upstream.clone(),
             surface: end.call.surface,
             auth: end.call.auth,
@@ -217,6 +224,8 @@ pub struct Incident {
     pub eased: Option<Timestamp>,
     /// What was changed meanwhile.
     pub changes: Vec<Change>,
+    /// The alert on these changes is up.
+    pub alerting: bool,
     /// When and why it was over.
     pub over: Option<(Timestamp, Over)>,
 }
@@ -233,15 +242,21 @@ impl Incident {
         self.over.is_none()
     }
 
+    /// True if this attempt says something of the limit: the same way, and begun after the first failure.
+    pub(super) fn is_evidence(&self, attempt: &Attempt) -> bool {
+        attempt.started >= self.first.at && self.first.same_route(attempt)
+    }
+
     /// True if this success shows that the failed workload passes again.
     pub(super) fn is_comparable(&self, success: &Attempt) -> bool {
-        success.input_bytes as f64 >= self.first.input_bytes as f64 * COMPARABLE
-            && success.max_tokens >= self.first.max_tokens
+        let bytes = self.first.input_bytes.max(self.current.input_bytes) as f64;
+        success.input_bytes as f64 >= bytes * COMPARABLE
+            && success.max_tokens >= self.first.max_tokens.max(self.current.max_tokens)
     }
 
     /// Takes in a further failure; true if it is the first one on the same route since the first.
     pub(super) fn again(&mut self, attempt: Attempt, retry: bool) -> bool {
-        let again = !self.failed_again && self.first.same_route(&attempt);
+        let again = !self.failed_again && self.is_evidence(&attempt);
         self.failed_again |= again;
         self.current = attempt;
         self.attempts += 1;
@@ -259,7 +274,25 @@ impl Incident {
             return false;
         }
         self.changes.push(change);
+        self.alerting = true;
         true
+    }
+
+    /// Lets the alert on changes end; true if it did.
+    pub(super) fn calm(&mut self, now: Timestamp) -> bool {
+        let long = self.changes.last().is_none_or(|change| now.since(change.at) >= QUIET);
+        long && std::mem::replace(&mut self.alerting, false)
+    }
+
+    /// The clock was set back.
+    pub(super) fn set_back(&mut self, by: Duration) {
+        for moment in [&mut self.first.at, &mut self.current.at] {
+            *moment = moment.minus(by);
+        }
+        self.first.started = self.first.started.minus(by);
+        self.current.started = self.current.started.minus(by);
+        self.eased = self.eased.map(|at| at.minus(by));
+        self.changes.iter_mut().for_each(|change| change.at = change.at.minus(by));
     }
 
     /// How long it must be quiet before it is over: what the refusal asked to wait, and a while.

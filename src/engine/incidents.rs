@@ -2,8 +2,8 @@
 //!
 //! A route's traffic mixes credentials and models, so a change is only one against what the route
 //! showed before the incident: a value that is new while it is open. After a restart nothing is known
-//! of before, and nothing is called a change until the route has shown a success or been watched for
-//! a minute. Claude Code's retry count is always 0, so retries are folded by session and size, and
+//! of before, and nothing is called a change until the route has been watched for a minute. Only calls
+//! that began after the first failure say anything of an incident. Claude Code's retry count is always 0, so retries are folded by session and size, and
 //! without a session by credential, model, size and time.
 
 use super::alert::Identity;
@@ -141,7 +141,7 @@ impl Incidents {
         let mut turns = Vec::new();
         let mut over = None;
         if let Some(incident) = &mut record.open {
-            if incident.first.same_route(&attempt) {
+            if incident.is_evidence(&attempt) {
                 if incident.is_comparable(&attempt) {
                     incident.over = Some((attempt.at, Over::Passed));
                     over = record.open.take();
@@ -208,6 +208,7 @@ impl Incidents {
                     cause,
                     eased: None,
                     changes: Vec::new(),
+                    alerting: false,
                     over: None,
                 };
                 record.open = Some(incident.clone());
@@ -215,13 +216,14 @@ impl Incidents {
             }
         };
         let mut turns: Vec<(Turn, Incident)> = turn.into_iter().collect();
+        let taken = overtaken.is_some();
         if let Some(mut incident) = overtaken {
             incident.over = Some((end.at, Over::Overtaken));
             self.close(incident);
         }
         let news = self.count(changed, &route, &mut turns);
         turns.into_iter().for_each(|(turn, incident)| self.turn(turn, incident));
-        news
+        news || taken
     }
 
     /// Counts changes of a route and notes them for the log; true if one was new.
@@ -255,17 +257,35 @@ impl Incidents {
 
     /// Lets time pass: what has long been quiet is over. True if an alert may have changed.
     pub(super) fn tick(&mut self, now: Timestamp) -> bool {
-        let mut quiet = Vec::new();
+        let (mut quiet, mut calmed) = (Vec::new(), false);
         for record in self.routes.values_mut() {
+            calmed |= record.open.as_mut().is_some_and(|incident| incident.calm(now));
             let long = record.open.as_ref().is_some_and(|i| now.since(i.current.at) >= i.patience());
             if long && let Some(mut incident) = record.open.take() {
                 incident.over = Some((now, Over::Quiet));
                 quiet.push(incident);
             }
         }
-        let any = !quiet.is_empty();
+        let any = calmed || !quiet.is_empty();
         quiet.into_iter().for_each(|incident| self.close(incident));
         any
+    }
+
+    /// The clock was set back.
+    pub(super) fn set_back(&mut self, by: Duration) {
+        for record in self.routes.values_mut() {
+            record.since = record.since.minus(by);
+            record.open.iter_mut().for_each(|incident| incident.set_back(by));
+            record.upstream.iter_mut().for_each(|cause| cause.at = cause.at.minus(by));
+            record.folds.iter_mut().for_each(|(_, until)| *until = until.minus(by));
+        }
+    }
+
+    /// New owners: the alert of an owner that is gone ends. The incident itself stays, as what happened.
+    pub(super) fn reconfigure(&mut self, known: impl Fn(&Owner) -> bool) {
+        for incident in self.routes.values_mut().filter_map(|record| record.open.as_mut()) {
+            incident.alerting &= known(&incident.identity.owner);
+        }
     }
 
     /// What happened since this was last asked.
@@ -303,7 +323,7 @@ impl Record {
         let model = self.models.news(&attempt.model);
         let Some(incident) = &self.open else { return Vec::new() };
         let first = &incident.first;
-        if self.last_success.is_none() && first.at.since(self.since) < WATCHED {
+        if first.at.since(self.since) < WATCHED || attempt.started < first.at {
             return Vec::new();
         }
         let change = |what, from: String, to: String| Change { at: attempt.at, what, from, to, hashes: None };

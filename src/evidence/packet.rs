@@ -140,7 +140,8 @@ pub fn packet(incident: &Incident, context: &Context<'_>) -> Packet {
         identifiers: identifiers(incident, context.scrubber),
         headers: headers(current, context.scrubber),
         cause: incident.cause.as_ref().map(|cause| {
-            let id = cause.request_id.as_deref().map_or_else(|| "no request id".to_owned(), scrub);
+            let id = cause.request_id.as_deref().and_then(plain_id);
+            let id = id.unwrap_or_else(|| "no request id".to_owned());
             format!("{} at {}, {id}", cause.verdict.class.whose(), moment(cause.at))
         }),
         attempts: attempts(incident, context.scrubber),
@@ -154,7 +155,7 @@ pub fn packet(incident: &Incident, context: &Context<'_>) -> Packet {
             None => "not checked; open the provider's status page, or set evidence.status_page".to_owned(),
         },
         claude_status: claude_status(incident, context),
-        reproduction: reproduction(current),
+        reproduction: reproduction(current, context.scrubber),
         first_move: told.first_move,
         next_step: told.next_step,
         rules: rules_for(kind).map(|rule| rule.text).collect(),
@@ -174,7 +175,7 @@ fn said(incident: &Incident) -> Vec<String> {
 }
 
 /// What is missing until support can act on it.
-fn missing(incident: &Incident) -> Vec<String> {
+pub(crate) fn missing(incident: &Incident) -> Vec<String> {
     let mut missing = Vec::new();
     if !incident.failed_again {
         missing.push("A retry on the same route that failed again: send one smaller request with the same credential and model.".to_owned());
@@ -194,7 +195,7 @@ fn identifiers(incident: &Incident, scrubber: &Scrubber) -> Vec<(&'static str, S
     let (current, stated) = (&incident.current, &incident.verdict.stated);
     let id = |value: &Option<std::sync::Arc<str>>| value.as_deref().map(|value| scrubber.id(value));
     let text = |value: Option<&str>| value.map(|value| scrubber.text(value));
-    let request = ("request id", text(current.limits.request_id.as_deref()));
+    let request = ("request id", current.limits.request_id.as_deref().and_then(plain_id));
     let upstream = ("upstream", Some(current.upstream.to_string()));
     let model = ("model", current.model.as_ref().map(|model| model.as_str().to_owned()));
     let region = ("region", current.region.as_deref().map(str::to_owned).or_else(|| region(current)));
@@ -224,6 +225,12 @@ fn identifiers(incident: &Incident, scrubber: &Scrubber) -> Vec<(&'static str, S
     all.into_iter().filter_map(|(name, value)| value.filter(|v| !v.is_empty()).map(|v| (name, v))).collect()
 }
 
+/// An id of a request as it is: support finds the call by it. Only what can be nothing else.
+fn plain_id(id: &str) -> Option<String> {
+    let plain = id.len() <= 80 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_:.=".contains(&b));
+    (plain && !id.is_empty()).then(|| id.to_owned())
+}
+
 /// The region that a cloud's host or path names.
 fn region(attempt: &Attempt) -> Option<String> {
     in_path(&attempt.path, "/locations/").or_else(|| {
@@ -242,7 +249,12 @@ fn in_path(path: &str, before: &str) -> Option<String> {
 fn headers(attempt: &Attempt, scrubber: &Scrubber) -> Vec<(String, String)> {
     let shown = |(name, value): &(std::sync::Arc<str>, std::sync::Arc<str>)| {
         let whole_id = matches!(&**name, "anthropic-organization-id" | "anthropic-workspace-id");
-        let value = if whole_id { scrubber.id(value) } else { scrubber.text(value) };
+        let request_id = ["request-id", "requestid", "call-id"].iter().any(|end| name.ends_with(end));
+        let value = match plain_id(value).filter(|_| request_id) {
+            Some(id) => id,
+            None if whole_id => scrubber.id(value),
+            None => scrubber.text(value),
+        };
         (name.to_string(), value)
     };
     attempt.limits.shown.iter().map(shown).collect()
@@ -279,7 +291,7 @@ fn claude_status(incident: &Incident, context: &Context<'_>) -> Option<String> {
 }
 
 /// The failed call in small, as a curl command. What stands for a secret is a shell variable.
-fn reproduction(attempt: &Attempt) -> String {
+fn reproduction(attempt: &Attempt, scrubber: &Scrubber) -> String {
     let auth = match (attempt.auth, attempt.surface) {
         (AuthKind::ApiKey, _) => "-H \"x-api-key: $API_KEY\"",
         (AuthKind::SigV4, _) => {
@@ -302,10 +314,20 @@ fn reproduction(attempt: &Attempt) -> String {
     let version =
         if attempt.path.ends_with("/v1/messages") { " \\\n  -H 'anthropic-version: 2023-06-01'" } else { "" };
     let auth = if auth.is_empty() { String::new() } else { format!(" \\\n  {auth}") };
+    let path = match in_path(&attempt.path, "/projects/") {
+        Some(project) => attempt.path.replace(&project, &scrubber.id(&project)),
+        None => scrubber.text(&attempt.path),
+    };
+    let (path, body) = (quotable(&path), quotable(&body.to_string()));
     format!(
         "curl -i -X {} '{}{}'{auth}{version} \\\n  -H 'content-type: application/json' \\\n  -d '{body}'",
-        attempt.method, attempt.upstream, attempt.path
+        attempt.method, attempt.upstream, path
     )
+}
+
+/// Text that stays inside single quotes of a shell.
+fn quotable(text: &str) -> String {
+    text.replace('\'', "'\\''")
 }
 
 /// A moment as people read it.

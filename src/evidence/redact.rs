@@ -17,14 +17,16 @@ struct Pattern {
 }
 
 /// Patterns in the order in which they are applied: whole constructs before what stands in them.
-const PATTERNS: [(&str, &str); 22] = [
+const PATTERNS: [(&str, &str); 24] = [
     (r"-----BEGIN [A-Z ]+-----[\s\S]*?(?:-----END [A-Z ]+-----|$)", "[private key]"),
-    (r"(?i)(https?|wss?)://[^\s/@:]+:[^\s/@]+@", "$1://[credentials]@"),
+    (r"(?i)\b([a-z][a-z0-9+.-]{1,20})://[^\s/@:]*:[^\s/@]+@", "$1://[credentials]@"),
     (r#"(?i)(https?://[^\s?"'<>]+)\?[^\s"'<>]+"#, "$1?[query]"),
+    (r"(?i)\b((?:set-)?cookie)(\s*:\s*)[^\n]+", "$1$2[secret]"),
+    (r"(?i)\b(authorization\s*:\s*)(?:[a-z-]+\s+)?[^\s,]+", "$1[secret]"),
     (r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/=._~-]{6,}", "$1 [credential]"),
     (r"(?i)AWS4-HMAC-SHA256\s+[^\n]+", "[aws signature]"),
     (
-        r#"(?i)\b((?:x-)?(?:api[-_]?key|amz-security-token|goog-api-key|auth[-_]?token|access[-_]?token|refresh[-_]?token|client[-_]?secret|secret[-_]?access[-_]?key|session[-_]?token|password|passwd|secret|cookie|signature|authorization))(\\?["']?\s*[=:]\s*\\?["']?)[^\s"',;&}\]]+"#,
+        r#"(?i)((?:\b|_)(?:x-)?(?:api[-_ ]?key|amz-security-token|goog-api-key|auth[-_]?token|access[-_]?token|refresh[-_]?token|client[-_]?secret|secret[-_]?access[-_]?key|session[-_]?token|password|passwd|secret|cookie|signature|user[-_]?id))(\\?["']?\s*[=:]\s*\\?["']?)[^\s"',;&}\]]+"#,
         "$1$2[secret]",
     ),
     (r"\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?", "[jwt]"),
@@ -41,7 +43,7 @@ const PATTERNS: [(&str, &str); 22] = [
     (r"\bbedrock-api-key-[A-Za-z0-9+/=_-]{8,}", "[bedrock key]"),
     (r"\bAIza[0-9A-Za-z_-]{20,}", "[google key]"),
     (r"\bya29\.[0-9A-Za-z_.-]{8,}", "[google token]"),
-    (r"(?i)\b(rate limit exceeded for [a-z_]+:\s*)[^.\s]+", "$1[tenant]"),
+    (r"(?i)\b(rate limit exceeded for [a-z_ ]+:\s*)[^\n]+?(\.? limit type|\. limit|\n|$)", "$1[tenant]$2"),
     (r"(?i)\b((?:end )?(?:key|user|team|customer|organization)=)[^\s,;]+(?: \([^)]*\))?", "$1[tenant]"),
     (r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}", "[e-mail]"),
     (r"\b(?:user|ak)[-_][A-Za-z0-9]{12,}", "[user]"),
@@ -49,8 +51,11 @@ const PATTERNS: [(&str, &str); 22] = [
 ];
 
 /// Addresses and numbers of people; not in URLs of ours, which are never scrubbed.
-const PERSONAL: [(&str, &str); 2] =
-    [(r"\b(?:\d{1,3}\.){3}\d{1,3}\b", "[address]"), (r"\+\d[\d ().-]{7,}\d", "[phone]")];
+const PERSONAL: [(&str, &str); 3] = [
+    (r"\b(?:\d{1,3}\.){3}\d{1,3}\b", "[address]"),
+    (r"(?i)\b(?:[0-9a-f]{1,4}:){4,7}[0-9a-f]{1,4}\b|\b(?:[0-9a-f]{1,4}:){2,6}:[0-9a-f]{1,4}\b", "[address]"),
+    (r"\+\d[\d ().-]{7,}\d", "[phone]"),
+];
 
 /// Ids of organisations and projects.
 const IDS: &str = r"(?x)
@@ -180,6 +185,18 @@ mod tests {
             ("Authorization: Bearer hunter2hunter2", "hunter2"),
             ("{\"api_key\": \"hunter2\"}", "hunter2"),
             ("password=hunter2&x=1", "hunter2"),
+            ("DB_PASSWORD=hunter2", "hunter2"),
+            ("AWS_SECRET_ACCESS_KEY=hunter2", "hunter2"),
+            ("ANTHROPIC_AUTH_TOKEN: hunter2", "hunter2"),
+            ("Invalid API key: hunter2", "hunter2"),
+            ("Authorization: Token hunter2", "hunter2"),
+            ("Cookie: a=b; sessionid=hunter2", "hunter2"),
+            ("redis://:hunter2@host", "hunter2"),
+            ("postgresql://u:hunter2@db:5432/x", "hunter2"),
+            ("{\"user_id\": \"hunter2\"}", "hunter2"),
+            ("from 2001:db8:85a3:0:0:8a2e:370:7334 it", "8a2e"),
+            ("Rate limit exceeded for end_user: Jane Doe. Limit type: requests", "Doe"),
+            ("Rate limit exceeded for user: jane.doe. Limit type: requests", "doe"),
             ("https://joe:hunter2@proxy.example/v1", "hunter2"),
             ("GET https://x.example/v1?key=hunter2&prompt=hello", "hello"),
             ("Rate limit exceeded for team: team-a. Limit", "team-a"),

@@ -194,13 +194,33 @@ pub struct Evidence<'a> {
 impl<'a> Evidence<'a> {
     /// Collects the evidence of one failure.
     pub fn new(status: Option<u16>, limits: &'a Limits, error: &'a ErrorBody, surface: Surface) -> Self {
+        // A refused request may be echoed in its error: there only the error's own message speaks.
+        let echoes = status.is_some_and(|s| (400..500).contains(&s) && s != 429);
+        let structured = error.text.trim_start().starts_with(['{', '[']);
+        Self::with(status, limits, error, surface, !echoes || !structured)
+    }
+
+    /// Collects the evidence of something pasted: all of it speaks.
+    pub fn pasted(status: Option<u16>, limits: &'a Limits, error: &'a ErrorBody, surface: Surface) -> Self {
+        Self::with(status, limits, error, surface, true)
+    }
+
+    fn with(
+        status: Option<u16>,
+        limits: &'a Limits,
+        error: &'a ErrorBody,
+        surface: Surface,
+        body_speaks: bool,
+    ) -> Self {
         let mut words = String::new();
-        if let Some(message) = &error.message {
+        let body = if body_speaks { error.text.as_str() } else { "" };
+        // What stands in the body as it is need not be read twice.
+        if let Some(message) = error.message.as_deref().filter(|message| !body.contains(*message)) {
             plain_into(message, &mut words);
         }
-        if !error.text.is_empty() {
+        if !body.is_empty() {
             words.push_str(" | ");
-            plain_into(&error.text, &mut words);
+            plain_into(body, &mut words);
         }
         let said = if words.is_empty() { Said::default() } else { TABLE.said(&words) };
         Self {

@@ -39,6 +39,10 @@ const SAMPLES: &[(&str, &str)] = &[
         r#"{"status":429,"body":"API Error: Request rejected (429) · this may be a temporary capacity issue. If it persists, check https://status.claude.com."}"#,
     ),
     (
+        "plain_limiter_empty",
+        r#"{"status":429,"headers":{"retry-after":"18","x-ratelimit-limit":"1","x-ratelimit-remaining":"0","x-ratelimit-reset":"18"},"body":"{\"error\":{\"message\":\"request limit exceeded (requests)\",\"type\":\"rate_limit_exceeded\"}}"}"#,
+    ),
+    (
         "plain_error",
         r#"{"status":null,"body":"{\"error\":{\"message\":\"could not auto resolve a provider for the request\"}}"}"#,
     ),
@@ -437,4 +441,28 @@ fn a_huge_body_is_judged_by_its_beginning_and_says_so() {
     let answer = asked(&serde_json::json!({"status": 429, "body": body}).to_string());
     assert_eq!(answer.verdict, "anthropic_workspace");
     assert!(answer.states.iter().any(|s| s.contains("only its beginning")), "{:?}", answer.states);
+}
+
+/// Ordinary errors that name a provider, quote a request or borrow a stem are nobody's limit.
+#[test]
+fn a_brand_an_address_or_an_echo_is_no_limit() {
+    for (status, body) in [
+        (
+            400,
+            "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
+        ),
+        (
+            401,
+            "Incorrect API key provided. You can find your API key at https://platform.openai.com/account/api-keys.",
+        ),
+        (400, "obtain an API key from https://console.x.ai"),
+        (403, "generativelanguage.googleapis.com API requires a quota project, which is not set by default."),
+        (400, "CerebrasException - Github_copilotException - bad request"),
+        (400, "expected a closing quotation mark; unbalanced parenthesis at position 3"),
+    ] {
+        let body =
+            serde_json::json!({"error": {"message": body, "type": "invalid_request_error"}}).to_string();
+        let answer = asked(&serde_json::json!({"status": status, "body": body}).to_string());
+        assert_eq!(answer.verdict, "not_a_limit", "{body}: {}", answer.rule);
+    }
 }

@@ -53,7 +53,7 @@ fn head(route: &str, model: &str, limits: Arc<Limits>, now: Timestamp) -> Head {
 
 fn end(route: &str, status: u16, limits: Arc<Limits>, bytes: u64, now: Timestamp) -> Box<End> {
     Box::new(End {
-        call: call(route),
+        call: Arc::new(Call { started: now, ..(*call(route)).clone() }),
         model: Some(ModelGroup::of_model("claude-opus-5-5")),
         at: now,
         status: Some(status),
@@ -224,7 +224,11 @@ fn a_smaller_success_eases_an_incident_and_a_comparable_one_closes_it() {
     book.end(end("search", 200, full(), 100, at(3.0)));
     assert_eq!(incident(&book).eased, Some(at(3.0)));
     assert!(incident(&book).is_open(), "eased, not closed");
-    book.end(end("search", 200, full(), 900, at(4.0)));
+    let mut begun_before = end("search", 200, full(), 1_500, at(3.5));
+    begun_before.call = Arc::new(Call { started: at(0.5), ..(*begun_before.call).clone() });
+    book.end(begun_before);
+    assert!(incident(&book).is_open(), "what began before the first failure proves nothing");
+    book.end(end("search", 200, full(), 1_300, at(4.0)));
     let closed = incident(&book);
     assert_eq!(closed.over, Some((at(4.0), Over::Passed)));
     let turns: Vec<Turn> = book.take_turns().into_iter().map(|(turn, _)| turn).collect();
@@ -248,7 +252,7 @@ fn the_retries_of_one_call_are_one_failure() {
 #[test]
 fn a_credential_that_is_new_during_an_incident_is_a_route_change() {
     let mut book = book(BookLimits::default());
-    let mut before = end("search", 200, limits("w", 60_000), 10, at(0.0));
+    let mut before = end("search", 200, limits("w", 60_000), 10, T0.minus(Duration::from_secs(61)));
     let mut call = (*before.call).clone();
     with_key(1)(&mut call);
     before.call = Arc::new(call);
@@ -271,7 +275,7 @@ fn a_credential_that_is_new_during_an_incident_is_a_route_change() {
 #[test]
 fn a_plan_in_place_of_a_key_and_another_upstream_are_told_as_such() {
     let mut book = book(BookLimits::default());
-    book.end(end("search", 200, limits("w", 60_000), 10, at(0.0)));
+    book.end(end("search", 200, limits("w", 60_000), 10, T0.minus(Duration::from_secs(61))));
     book.end(failure(10, 1.0, |_| ()));
     book.end(failure(10, 2.0, |call| call.surface = Surface::ClaudeCodePlan));
     book.end(failure(10, 3.0, |call| call.upstream = "https://elsewhere.example".into()));
@@ -285,6 +289,11 @@ fn a_plan_in_place_of_a_key_and_another_upstream_are_told_as_such() {
 #[test]
 fn a_restart_in_the_middle_of_an_incident_is_no_route_change() {
     let mut book = book(BookLimits::default());
+    let mut success = end("search", 200, limits("w", 60_000), 10, at(0.5));
+    let mut call = (*success.call).clone();
+    with_key(1)(&mut call);
+    success.call = Arc::new(call);
+    book.end(success);
     book.end(failure(10, 1.0, with_key(1)));
     book.end(failure(10, 2.0, with_key(2)));
     assert_eq!(incident(&book).changes, [], "what was before is not known");
@@ -296,7 +305,7 @@ fn a_restart_in_the_middle_of_an_incident_is_no_route_change() {
 fn what_a_route_always_mixed_is_no_change() {
     let mut book = book(BookLimits::default());
     for key in 1..=40 {
-        let mut before = end("search", 200, limits("w", 60_000), 10, at(0.0));
+        let mut before = end("search", 200, limits("w", 60_000), 10, T0.minus(Duration::from_secs(61)));
         let mut call = (*before.call).clone();
         with_key(key)(&mut call);
         before.call = Arc::new(call);

@@ -102,7 +102,7 @@ pub(super) static RULES: &[Rule] = &[
                 "upstream_provider_shared_pool",
             ]),
             Not(&Says(&["is_byok\":true", "is_byok': true"])),
-            Says(&["429", "rate-limited", "rate_limit", "rate limit"]),
+            Any(&[IS_429, Cond::Code(&["429"]), Says(&["rate-limited", "rate_limit", "rate limit"])]),
         ]),
         Pick::Nothing,
     )),

@@ -33,6 +33,7 @@ pub(super) static RULES: &[Rule] = &[
         All(&[
             Says(&["rate_limit_info", "ratelimittype", "rate_limit_event"]),
             Says(&["\"status\":\"allowed", "'status': 'allowed", "status=allowed"]),
+            Not(&Says(&["\"status\":\"rejected", "'status': 'rejected"])),
         ]),
         Pick::Nothing,
     ),

@@ -1,7 +1,7 @@
 //! The response's header family, with its exhausted bucket.
 
 use super::words::CLAUDE_CODE;
-use super::{IS_429, REFUSED, rule};
+use super::{IS_429, PROVIDER_ANSWERED, REFUSED, rule};
 use crate::observation::Mark;
 use crate::owner::cond::{Cond, Fact, Pick};
 use crate::owner::verdict::{Class, Confidence, Rule, Rung};
@@ -70,6 +70,19 @@ pub(super) static RULES: &[Rule] = &[
         "API-key rate-limit headers with an empty bucket.",
         All(&[REFUSED, Is(Fact::BucketEmpty)]),
         Pick::Bucket,
+    ),
+    rule(
+        "plain_limiter_empty",
+        Rung::HeaderFamily,
+        Class::GatewayTenant,
+        Confidence::Medium,
+        "Plain ratelimit headers with nothing left, which no model provider writes: a gateway's own limiter.",
+        All(&[
+            IS_429,
+            Bears(Mark::PlainEmpty),
+            Not(&Any(&[PROVIDER_ANSWERED, Bears(Mark::OpenAiLimits), Bears(Mark::Azure), Bears(Mark::Aws)])),
+        ]),
+        Pick::Nothing,
     ),
     rule(
         "openai_bucket_empty",

@@ -68,5 +68,38 @@ const fn cooldown(row: Rule) -> Rule {
 /// Status 429.
 const IS_429: Cond = Cond::Status(&[429]);
 
+/// The text speaks of a limit, in words that only refusals use.
+const LIMIT_WORDS: Cond = Cond::Says(&[
+    "rate limit",
+    "rate_limit",
+    "rate-limit",
+    "too many requests",
+    "quota exceeded",
+    "exceeded your current quota",
+    "exceeded your quota",
+    "usage limit",
+    "session limit",
+    "weekly limit",
+    "limit reached",
+    "limit exceeded",
+    "throttled",
+    "resource_exhausted",
+    "premium request",
+    "(tpm)",
+    "(rpm)",
+    "tokens per min",
+    "requests per min",
+]);
+
+/// A refusal by status or by words: what an address or a brand alone does not make.
+const LIMITED: Cond = Cond::All(&[Cond::Not(&Cond::StatusClass(5)), Cond::Any(&[IS_429, LIMIT_WORDS])]);
+
+/// The answer bears the provider's own limit headers or its request id: a provider answered.
+const PROVIDER_ANSWERED: Cond = Cond::Any(&[
+    Cond::Is(Fact::KeyHeaders),
+    Cond::Is(Fact::PlanHeaders),
+    Cond::Bears(crate::observation::Mark::Anthropic),
+]);
+
 /// 429, or refused inside a stream, or no status is known.
 const REFUSED: Cond = Cond::Is(Fact::Refused);

@@ -9,7 +9,10 @@ use crate::route::Surface;
 use Cond::{All, Any, From, Is, MessageIs, Not, On, Says};
 
 /// Claude Code called, by its name; where no program named itself, by the words of its own messages.
-pub(super) const CLAUDE_CODE: Cond = Any(&[
+/// Behind a gateway the key is the gateway's.
+pub(super) const CLAUDE_CODE: Cond = All(&[Not(&On(&[Surface::Gateway])), CALLED_BY_IT]);
+
+const CALLED_BY_IT: Cond = Any(&[
     From(Client::ClaudeCode),
     On(&[Surface::ClaudeCodeKey]),
     All(&[
@@ -100,7 +103,11 @@ pub(super) static ANTHROPIC: &[Rule] = &[
             Not(&Is(Fact::PlanHeaders)),
             Any(&[
                 MessageIs(&["Rate limited", "Rate limited."]),
-                Says(&["not your usage limit", "temporarily limiting requests"]),
+                Says(&[
+                    "not your usage limit",
+                    "temporarily limiting requests",
+                    "request rejected (429) · rate limited",
+                ]),
                 All(&[
                     Is(Fact::HeadersSeen),
                     Not(&Is(Fact::KeyHeaders)),

@@ -157,7 +157,8 @@ impl Events {
         }
         self.line.extend_from_slice(bytes);
         // Of an event that carries nothing the data need not be kept at all.
-        if self.event == Event::Other && self.line.starts_with(b"data") && !may_be_error(&self.line) {
+        let content = self.event == Event::Other && self.line.starts_with(b"data");
+        if content && !may_be_error(&self.line) && memchr::memmem::find(&self.line, ERROR_MEMBER).is_none() {
             self.skip = true;
             self.line.clear();
         }
@@ -170,7 +171,7 @@ impl Events {
             self.event = match name {
                 b"message_start" => Event::Start,
                 b"message_delta" => Event::Delta,
-                b"error" => Event::Error,
+                b"error" | b"response.failed" => Event::Error,
                 _ => Event::Other,
             };
         } else if let Some(data) = field(line, b"data") {
@@ -193,10 +194,7 @@ impl Events {
             }
             Event::Error => self.said.error = Some(error_text::read(data, false, true)),
             // Streams of the OpenAI kind name no events.
-            Event::Other if may_be_error(&[b"data:", data].concat()) => {
-                self.said.error = Some(error_text::read(data, false, true));
-            }
-            Event::Other => {}
+            Event::Other => self.said.error = error_in_chunk(data).or(self.said.error.take()),
         }
     }
 
@@ -205,6 +203,17 @@ impl Events {
             self.said.usage = anthropic::merge_usage(self.said.usage, usage.get().as_bytes());
         }
     }
+}
+
+/// An error behind other members of a chunk. Inside a text the quotes would be escaped.
+const ERROR_MEMBER: &[u8] = b",\"error\":{";
+
+/// The error of a chunk that names no event.
+fn error_in_chunk(data: &[u8]) -> Option<ErrorBody> {
+    let object: std::collections::BTreeMap<&str, &RawValue> = serde_json::from_slice(data).ok()?;
+    let named = object.get("error").map(|error| error.get().as_bytes());
+    let typed = object.get("type").is_some_and(|kind| kind.get() == "\"error\"").then_some(data);
+    typed.or(named).and_then(error_in_success)
 }
 
 /// True as long as a data line may turn out to be an error without an event's name.
@@ -289,6 +298,9 @@ mod tests {
 
     #[test]
     fn an_error_without_an_events_name_is_seen_and_content_is_not_kept() {
+        let late = "data: {\"id\":\"1\",\"choices\":[],\"error\":{\"code\":429,\"message\":\"Provider returned error\"}}\n\n";
+        let said = read(200, "text/event-stream", late.as_bytes(), 1000);
+        assert_eq!(said.error.expect("error").code.as_deref(), Some("429"));
         let chunk = "data: {\"id\":\"1\",\"choices\":[{\"delta\":{\"content\":\"error\"}}]}\n\n";
         let error = "data: {\"error\":{\"code\":429,\"message\":\"Provider returned error\"}}\n\n";
         for size in [1, 5, 1000] {

@@ -88,8 +88,9 @@ impl Frames {
             Some("exception" | "error") => {
                 let kind = text(":exception-type").or_else(|| text(":error-code")).unwrap_or("exception");
                 let mut error = error_text::read(payload, false, true);
-                error.text = format!("{kind}: {}", error.text);
-                error.kind = Some(kind.to_owned());
+                let kind: String = kind.chars().take(128).collect();
+                error.text = error_text::shortened(format!("{kind}: {}", error.text));
+                error.kind = Some(kind);
                 self.said.error = Some(error);
             }
             _ => match text(":event-type") {

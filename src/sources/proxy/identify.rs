@@ -42,8 +42,15 @@ impl Credentials {
         let fingerprint = hash(&self.key, secret);
         let alias =
             self.aliases.iter().find(|(known, _)| *known == fingerprint).map(|(_, alias)| alias.clone());
-        (kind, Credential { alias, fingerprint: Some(fingerprint) })
+        // A token that is renewed by itself is no identity: its hash would show a change each time.
+        let lasting = alias.is_some() || !is_renewed(kind, secret);
+        (kind, Credential { alias, fingerprint: lasting.then_some(fingerprint) })
     }
+}
+
+/// OAuth tokens of a plan, Google's access tokens, and signed tokens are renewed by themselves.
+fn is_renewed(kind: AuthKind, secret: &[u8]) -> bool {
+    kind == AuthKind::OauthBearer || secret.starts_with(b"ya29.") || secret.starts_with(b"eyJ")
 }
 
 fn hash(key: &hmac::Key, secret: &[u8]) -> Fingerprint {
