@@ -54,7 +54,7 @@ Routes, owners, alerts and the like are reloaded while traffic flows, so they mu
 that would end the calls in flight. What is read only at the start must.
 */}}
 {{- define "plimsoll.checksum" -}}
-checksum/plimsoll-start: {{ pick (fromYaml (include "plimsoll.config" .)) "metrics" "admin" "otlp" "limits" | toJson | sha256sum | quote }}
+checksum/plimsoll-start: {{ pick (fromYaml (include "plimsoll.config" .)) "metrics" "admin" "otlp" "evidence" "limits" | toJson | sha256sum | quote }}
 {{- end -}}
 
 {{/*
