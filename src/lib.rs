@@ -26,5 +26,6 @@ pub mod fingerprint;
 pub mod ledger;
 pub mod pollers;
 pub mod reference;
+pub mod replay;
 pub mod stats;
 pub mod stop;

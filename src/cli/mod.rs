@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod evidence;
 mod explain;
+mod replay;
 mod rules;
 mod run;
 mod schema;
@@ -51,6 +52,8 @@ enum Command {
     Evidence(evidence::Args),
     /// Show an alert that comes before the 429, with traffic and provider of its own.
     Demo(demo::Args),
+    /// Try the alerts on a recorded trace, before anybody is paged.
+    Replay(replay::Args),
     /// Print the Prometheus rules for your label names.
     Rules(rules::Args),
     /// Print the JSON Schema of the configuration.
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::main(&args),
         Command::Evidence(args) => evidence::main(&args),
         Command::Demo(args) => demo::main(&args),
+        Command::Replay(args) => replay::main(&args),
         Command::Rules(args) => rules::main(&args),
         Command::Schema(args) => schema::main(&args),
     }

@@ -71,7 +71,9 @@ pub fn read(words: &str) -> Stated {
 }
 
 fn behind<'w>(words: &'w str, before: &str) -> Option<&'w str> {
-    words.find(before).map(|at| &words[at + before.len()..])
+    // Searched ten times in every refusal: the standard search is an order of magnitude slower.
+    let at = memchr::memmem::find(words.as_bytes(), before.as_bytes())?;
+    Some(&words[at + before.len()..])
 }
 
 fn number_behind(words: &str, before: &str) -> Option<Amount> {

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// How often alerts are evaluated without an observation (a second would cost foresight).
-const TICK: Duration = Duration::from_millis(200);
+pub const TICK: Duration = Duration::from_millis(200);
 /// How often a snapshot is published at most.
 const PUBLISH: Duration = Duration::from_millis(500);
 /// How long observations gather before the next are taken. Far below what an alert's delay is made
