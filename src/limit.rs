@@ -41,6 +41,11 @@ impl Timestamp {
         self.0 as f64 / 1e6
     }
 
+    /// RFC 3339 in UTC; empty for a moment that no calendar has.
+    pub fn rfc3339(self) -> String {
+        jiff::Timestamp::from_microsecond(self.0).map(|at| at.to_string()).unwrap_or_default()
+    }
+
     /// Time from `earlier` to here; zero if `earlier` is later (clocks step back).
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

@@ -11,7 +11,7 @@ use crate::limit::Timestamp;
 use crate::observation::AuthKind;
 use crate::owner::guidance::{self, quota_page, rules_for, runbook_url};
 use crate::owner::{Class, Confidence, Owners};
-use crate::route::{ModelGroup, OwnerKind, Surface};
+use crate::route::{OwnerKind, Surface};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -330,12 +330,7 @@ fn quotable(text: &str) -> String {
     text.replace('\'', "'\\''")
 }
 
-/// A moment as people read it.
-pub(super) fn moment(at: Timestamp) -> String {
-    jiff::Timestamp::from_microsecond(at.micros() / 1000 * 1000).map(|t| t.to_string()).unwrap_or_default()
-}
-
-/// The model group of an attempt, for a list of incidents.
-pub fn model(attempt: &Attempt) -> &str {
-    attempt.model.as_ref().map_or("", ModelGroup::as_str)
+/// A moment as people read it: to the millisecond.
+fn moment(at: Timestamp) -> String {
+    Timestamp::from_micros(at.micros() / 1000 * 1000).rfc3339()
 }

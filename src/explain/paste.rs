@@ -111,7 +111,7 @@ const BEFORE_STATUS: [&str; 17] = [
 
 /// The HTTP status that a text names, if it names one.
 pub fn status_in(text: &str) -> Option<u16> {
-    let lower = text.get(..text.len().min(4096)).unwrap_or(text).to_ascii_lowercase();
+    let lower = text[..text.floor_char_boundary(4096)].to_ascii_lowercase();
     let found = BEFORE_STATUS.iter().find_map(|before| {
         let at = lower.find(before)? + before.len();
         status_at(lower[at..].trim_start())

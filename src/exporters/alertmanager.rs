@@ -61,8 +61,8 @@ impl Writer {
         Posted {
             labels: self.labels(alert),
             annotations: self.annotations(alert),
-            starts_at: rfc3339(alert.since),
-            ends_at: rfc3339(now.plus(self.alerts.hold)),
+            starts_at: alert.since.rfc3339(),
+            ends_at: now.plus(self.alerts.hold).rfc3339(),
             generator_url: self.external_url.clone().unwrap_or_default(),
         }
     }
@@ -140,10 +140,6 @@ fn description(alert: &Alert) -> String {
         text.push_str(&format!(" Changed: {detail}."));
     }
     text
-}
-
-fn rfc3339(at: Timestamp) -> String {
-    jiff::Timestamp::from_microsecond(at.micros()).map(|t| t.to_string()).unwrap_or_default()
 }
 
 /// What the exporter runs with.
@@ -307,7 +303,7 @@ mod tests {
     #[test]
     fn an_alert_never_ends_in_the_past_and_carries_nothing_of_the_pod() {
         let posted = writer().write(&alert("search"), NOW.plus(Duration::from_secs(900)));
-        assert!(posted.ends_at > rfc3339(NOW.plus(Duration::from_secs(900))));
+        assert!(posted.ends_at > NOW.plus(Duration::from_secs(900)).rfc3339());
         for name in ["route", "pod", "instance", "host", "job"] {
             assert!(!posted.labels.contains_key(name));
         }

@@ -4,7 +4,6 @@
 use crate::programs::{Program, envoy, installed, litellm, portkey, root};
 use crate::support::api::{Answer, Api};
 use crate::support::{Sidecar, wait_for};
-use plimsoll::admin::control::Control;
 use reqwest::Client;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -44,18 +43,12 @@ async fn refused(sidecar: &Sidecar, verdict: &str, limiter: &str, evidence: &str
 
 /// The packet of the newest incident, as the admin port gives it.
 pub async fn packet(sidecar: &Sidecar) -> String {
-    let admin =
-        plimsoll::config::Admin { bind: ([127, 0, 0, 1], 0).into(), token: None, allowed_hosts: Vec::new() };
-    let control = Control::bind(admin, None, Some(sidecar.running.desk())).await.unwrap();
-    let url = format!("http://{}/v1/evidence", control.address);
-    let serving = tokio::spawn(control.serve());
-    let text = wait_for("a packet", async || {
+    let url = format!("http://{}/v1/evidence", sidecar.admin().await);
+    wait_for("a packet", async || {
         let answer = reqwest::get(&url).await.ok()?;
         if answer.status().is_success() { answer.text().await.ok() } else { None }
     })
-    .await;
-    serving.abort();
-    text
+    .await
 }
 
 const CHAT: &str = "/v1/chat/completions";

@@ -3,23 +3,12 @@
 use crate::support::api::{Answer, Api};
 use crate::support::{PATIENCE, Sidecar, serve_http1, wait_for};
 use http_body_util::Full;
-use plimsoll::admin::control::Control;
-use plimsoll::config::Admin;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tokio::net::TcpListener;
-
-/// The admin port of a sidecar, served beside it.
-async fn admin(sidecar: &Sidecar) -> SocketAddr {
-    let admin = Admin { bind: ([127, 0, 0, 1], 0).into(), token: None, allowed_hosts: Vec::new() };
-    let control = Control::bind(admin, None, Some(sidecar.running.desk())).await.unwrap();
-    let address = control.address;
-    tokio::spawn(control.serve());
-    address
-}
 
 async fn call(sidecar: &Sidecar, max_tokens: u64) -> u16 {
     let answer = reqwest::Client::new()
@@ -55,7 +44,7 @@ async fn command(admin: SocketAddr, args: &[&str]) -> (i32, String, String) {
 async fn a_packet_is_not_ready_until_the_same_route_has_failed_again() {
     let api = Api::start().await;
     let sidecar = Sidecar::to(api.address).await;
-    let admin = admin(&sidecar).await;
+    let admin = sidecar.admin().await;
     let (code, _, stderr) = command(admin, &[]).await;
     assert_eq!(code, 1);
     assert!(stderr.contains("No such incident"), "{stderr}");
@@ -125,7 +114,7 @@ async fn the_status_page_is_read_only_while_an_incident_is_open() {
         crate::support::route_to(api.address)
     ))
     .await;
-    let admin = admin(&sidecar).await;
+    let admin = sidecar.admin().await;
     assert_eq!(call(&sidecar, 16).await, 200);
     assert_eq!(read.load(Relaxed), 0, "nothing has failed");
     api.script([refusal()]);

@@ -13,8 +13,9 @@ use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use plimsoll::admin::control::Control;
 use plimsoll::app::{self, Running, Seams};
-use plimsoll::config::Config;
+use plimsoll::config::{Admin, Config};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -34,6 +35,15 @@ pub struct Sidecar {
 impl Sidecar {
     pub async fn start(config: &str) -> Self {
         Self::with(config, Seams { env: |_| None, ..Seams::default() }).await
+    }
+
+    /// The address of its admin port, served beside it.
+    pub async fn admin(&self) -> SocketAddr {
+        let admin = Admin { bind: ([127, 0, 0, 1], 0).into(), token: None, allowed_hosts: Vec::new() };
+        let control = Control::bind(admin, None, Some(self.running.desk())).await.unwrap();
+        let address = control.address;
+        tokio::spawn(control.serve());
+        address
     }
 
     pub async fn with(config: &str, seams: Seams) -> Self {

@@ -253,7 +253,7 @@ pub(super) static OTHERS: &[Rule] = &[
             ]),
             All(&[Says(&["limit type:"]), Says(&["limit resets at"])]),
         ]),
-        LITELLM_LIMITERS,
+        GATEWAY_LIMITERS,
     ),
     rule(
         "apim",
@@ -402,6 +402,3 @@ pub(super) static OTHERS: &[Rule] = &[
         Pick::Nothing,
     ),
 ];
-
-/// LiteLLM's limiters; its older sentence names all three, and only the numbers tell which.
-const LITELLM_LIMITERS: Pick = GATEWAY_LIMITERS;

@@ -314,6 +314,5 @@ impl Drop for CallTap {
 
 /// A path as it is kept: bounded.
 fn cut(path: &str) -> &str {
-    let end = (0..=MAX_MEMBER.min(path.len())).rev().find(|i| path.is_char_boundary(*i)).unwrap_or(0);
-    &path[..end]
+    &path[..path.floor_char_boundary(MAX_MEMBER)]
 }
