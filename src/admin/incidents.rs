@@ -40,7 +40,7 @@ impl Desk {
     /// `GET /v1/incidents`.
     pub(super) fn list(&self) -> Response<Full<Bytes>> {
         let snapshot = self.snapshots.borrow().clone();
-        let all: Vec<Value> = snapshot.incidents.iter().map(row).collect();
+        let all: Vec<Value> = snapshot.incidents.iter().map(|incident| row(incident)).collect();
         typed("application/json", Value::from(all).to_string())
     }
 
@@ -54,7 +54,7 @@ impl Desk {
             id.as_deref().is_none_or(|id| &*incident.id == id)
                 && owner.as_deref().is_none_or(|owner| incident.owner.id.as_str() == owner)
         };
-        let fitting: Vec<&Incident> = snapshot.incidents.iter().filter(fits).collect();
+        let fitting: Vec<&Incident> = snapshot.incidents.iter().map(Arc::as_ref).filter(fits).collect();
         let Some(incident) = fitting.iter().find(|i| i.is_open()).or(fitting.first()) else {
             return plain(StatusCode::NOT_FOUND, "No such incident; GET /v1/incidents lists them.\n");
         };

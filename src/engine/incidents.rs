@@ -99,7 +99,7 @@ pub type ChangeKey = (Identity, RouteName, What);
 #[derive(Default)]
 pub(super) struct Incidents {
     routes: HashMap<RouteName, Record, RandomState>,
-    over: VecDeque<Incident>,
+    over: VecDeque<Arc<Incident>>,
     changes: HashMap<ChangeKey, u64, RandomState>,
     turns: Vec<(Turn, Incident)>,
     pub(super) folded: u64,
@@ -252,7 +252,7 @@ impl Incidents {
         if self.over.len() >= KEPT {
             self.over.pop_front();
         }
-        self.over.push_back(incident);
+        self.over.push_back(Arc::new(incident));
     }
 
     /// Lets time pass: what has long been quiet is over. True if an alert may have changed.
@@ -298,9 +298,10 @@ impl Incidents {
         self.routes.values().filter_map(|record| record.open.as_ref())
     }
 
-    /// Every incident that is known, newest first.
-    pub(super) fn all(&self) -> Vec<Incident> {
-        let mut all: Vec<Incident> = self.open().chain(&self.over).cloned().collect();
+    /// Every incident that is known, newest first. Only the open ones are copied: what is over stays as it is.
+    pub(super) fn all(&self) -> Vec<Arc<Incident>> {
+        let open = self.open().cloned().map(Arc::new);
+        let mut all: Vec<Arc<Incident>> = open.chain(self.over.iter().cloned()).collect();
         all.sort_by(|a, b| b.first.at.cmp(&a.first.at).then_with(|| a.id.cmp(&b.id)));
         all
     }

@@ -104,7 +104,7 @@ pub struct Snapshot {
     /// Rejections, sorted by key.
     pub rejections: Vec<RejectionView>,
     /// Every incident that is known, newest first; those that are over for a while.
-    pub incidents: Vec<Incident>,
+    pub incidents: Vec<Arc<Incident>>,
     /// Route changes during incidents, sorted.
     pub changes: Vec<(ChangeKey, u64)>,
     /// Successes without the limit headers that their route should have, sorted.

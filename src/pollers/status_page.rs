@@ -5,7 +5,7 @@
 //! `{"status":{"indicator":"none","description":"All Systems Operational"}}`.
 
 use crate::clock::Clock;
-use crate::engine::{Incident, Snapshot};
+use crate::engine::Snapshot;
 use crate::limit::Timestamp;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub fn spawn(parts: Parts) -> Result<(watch::Receiver<Reading>, JoinHandle<()>),
 
 async fn run(mut parts: Parts, client: reqwest::Client, said: watch::Sender<Reading>) {
     loop {
-        let open = |snapshot: &Arc<Snapshot>| snapshot.incidents.iter().any(Incident::is_open);
+        let open = |snapshot: &Arc<Snapshot>| snapshot.incidents.iter().any(|incident| incident.is_open());
         if parts.snapshots.wait_for(open).await.is_err() {
             return;
         }

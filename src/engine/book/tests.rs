@@ -193,7 +193,7 @@ fn a_429_of_a_plan_with_room_on_a_steep_rise_is_a_burst() {
 }
 
 fn incident(book: &Book) -> Incident {
-    book.snapshot(at(9.0)).incidents.first().cloned().expect("an incident")
+    Incident::clone(book.snapshot(at(9.0)).incidents.first().expect("an incident"))
 }
 
 /// A failure as `end` makes it, with what a test changes of its call.
