@@ -285,7 +285,7 @@ fn surface_from_hints(hints: &RequestHints) -> Surface {
             }
         }
     }
-    let claude_code = agent.contains("claude code") || agent.contains("claude-cli");
+    let claude_code = names_claude_code(&agent);
     match (claude_code, auth.as_str()) {
         (true, "api_key") => Surface::ClaudeCodeKey,
         (_, auth) if auth.starts_with("oauth") => Surface::ClaudeCodePlan,
@@ -294,12 +294,14 @@ fn surface_from_hints(hints: &RequestHints) -> Surface {
     }
 }
 
+/// A hint is free text: the program's user agent, its SDK's, or its name as people write it.
+fn names_claude_code(agent: &str) -> bool {
+    ["claude code", "claude-cli", "claude-code"].iter().any(|name| agent.contains(name))
+}
+
 fn client(hints: Option<&RequestHints>, surface: Surface) -> Client {
     let agent = hints.and_then(|h| h.user_agent.as_deref()).unwrap_or_default().to_ascii_lowercase();
-    if surface == Surface::ClaudeCodeKey
-        || agent.starts_with("claude code")
-        || agent.starts_with("claude-cli")
-    {
+    if surface == Surface::ClaudeCodeKey || agent.contains("claude code") || agent.contains("claude-cli") {
         Client::ClaudeCode
     } else if agent.is_empty() {
         Client::Unknown

@@ -8,7 +8,7 @@
 use super::verdict::{Class, Confidence, Evidence, Rule};
 use crate::observation::{Client, Mark};
 use crate::route::Surface;
-use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use daachorse::DoubleArrayAhoCorasick;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::LazyLock;
@@ -193,7 +193,8 @@ type Picks = Vec<(Vec<u16>, &'static str)>;
 
 /// The table, ready to be asked.
 pub(super) struct Table {
-    phrases: AhoCorasick,
+    /// Absent only if it could not be built, which a test rules out.
+    phrases: Option<DoubleArrayAhoCorasick<u16>>,
     rules: Vec<(&'static Rule, Node, Picks)>,
 }
 
@@ -202,13 +203,10 @@ pub(super) static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(super::ru
 
 impl Table {
     fn new(rules: impl Iterator<Item = &'static Rule>) -> Self {
-        let mut numbers: HashMap<&'static str, u16> = HashMap::new();
-        let mut list: Vec<String> = Vec::new();
+        let mut numbers: HashMap<String, u16> = HashMap::new();
         let mut number = |phrase: &'static str| {
-            *numbers.entry(phrase).or_insert_with(|| {
-                list.push(phrase.replace(' ', ""));
-                u16::try_from(list.len() - 1).unwrap_or(u16::MAX)
-            })
+            let next = u16::try_from(numbers.len()).unwrap_or(u16::MAX);
+            *numbers.entry(phrase.replace(' ', "")).or_insert(next)
         };
         let rules = rules
             .map(|rule| {
@@ -223,11 +221,9 @@ impl Table {
                 (rule, node, picks)
             })
             .collect();
-        debug_assert!(list.len() <= SET * 64, "{} phrases", list.len());
-        // An NFA: verdicts are rare, memory is always there, and a DFA would take 3.5 MB of it.
-        let built = AhoCorasick::builder().kind(Some(AhoCorasickKind::ContiguousNFA)).build(&list);
-        // Building fails only for far more patterns than a table has.
-        let phrases = built.unwrap_or_else(|_| none());
+        // A double array: as fast as a DFA, at a tenth of its memory.
+        let phrases = DoubleArrayAhoCorasick::with_values(numbers).ok();
+        debug_assert!(phrases.is_some());
         Self { phrases, rules }
     }
 
@@ -235,12 +231,11 @@ impl Table {
     pub(super) fn said(&self, plain: &str) -> Said {
         let mut said = Said::default();
         // Byte by byte: a blank is one byte, and never part of another character.
-        let mut compact = Vec::with_capacity(plain.len());
-        compact.extend(plain.bytes().filter(|byte| *byte != b' '));
-        for found in self.phrases.find_overlapping_iter(&compact) {
-            let at = found.pattern().as_usize();
-            if let Some(word) = said.0.get_mut(at / 64) {
-                *word |= 1 << (at % 64);
+        let compact = plain.bytes().filter(|byte| *byte != b' ');
+        let found = self.phrases.iter().flat_map(|all| all.find_overlapping_iter_from_iter(compact.clone()));
+        for phrase in found.map(|found| usize::from(found.value())) {
+            if let Some(word) = said.0.get_mut(phrase / 64) {
+                *word |= 1 << (phrase % 64);
             }
         }
         said
@@ -275,12 +270,6 @@ pub(super) struct Found {
     pub(super) named: Option<&'static str>,
     /// A sure rule further down that says otherwise by weaker proof.
     pub(super) against: Option<&'static Rule>,
-}
-
-/// An automaton that finds nothing.
-fn none() -> AhoCorasick {
-    #[expect(clippy::expect_used, reason = "no pattern at all always builds")]
-    AhoCorasick::new::<[&str; 0], &str>([]).expect("an empty automaton")
 }
 
 fn node(cond: &'static Cond, number: &mut impl FnMut(&'static str) -> u16) -> Node {
@@ -354,11 +343,31 @@ mod tests {
         assert!(all.len() <= SET * 64, "{}", all.len());
     }
 
+    /// A phrase that holds another of its own list says nothing that the other does not.
+    #[test]
+    fn no_phrase_of_a_list_holds_another_of_it() {
+        fn lists(cond: &'static Cond, found: &mut Vec<&'static [&'static str]>) {
+            match cond {
+                Cond::All(parts) | Cond::Any(parts) => parts.iter().for_each(|c| lists(c, found)),
+                Cond::Not(part) => lists(part, found),
+                Cond::Says(list) => found.push(list),
+                _ => {}
+            }
+        }
+        let mut all = Vec::new();
+        super::super::rules::all().for_each(|rule| lists(&rule.when, &mut all));
+        let held = |list: &'static [&'static str], phrase: &&'static str| {
+            list.iter().any(|other| !std::ptr::eq(other, phrase) && phrase.contains(other))
+        };
+        let idle: Vec<_> = all.iter().flat_map(|list| list.iter().filter(|p| held(list, p))).collect();
+        assert!(idle.is_empty(), "{idle:#?}");
+    }
+
     /// The automaton is the largest thing that a verdict keeps.
     #[test]
     fn the_automaton_is_bounded() {
-        let bytes = TABLE.phrases.memory_usage();
-        assert!(bytes < 1 << 20, "{bytes}");
+        let bytes = TABLE.phrases.as_ref().unwrap().heap_bytes();
+        assert!(bytes < 512 << 10, "{bytes}");
     }
 
     #[test]

@@ -304,6 +304,10 @@ const SAMPLES: &[(&str, &str)] = &[
         r#"{"status":429,"body":"429: LiteLLM Rate Limit Handler for rate limit type = team. Crossed TPM / RPM / Max Parallel Request Limit. current rpm: 1, rpm limit: 15, current tpm: 12260, tpm limit: 5000"}"#,
     ),
     (
+        "litellm_limiter",
+        r#"{"status":429,"request":{"auth_kind":"openai"},"body":"{\"error\":{\"message\":\"Model rate limit exceeded. RPM limit: 3, current usage: 3\",\"type\":\"None\",\"code\":\"429\"}}"}"#,
+    ),
+    (
         "apim",
         r#"{"status":429,"headers":{"Retry-After":"41"},"body":"{ \"statusCode\": 429, \"message\": \"Token limit is exceeded. Try again in 41 seconds.\" }"}"#,
     ),

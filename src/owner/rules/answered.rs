@@ -112,12 +112,7 @@ pub(super) static RULES: &[Rule] = &[
         Class::GatewayTenant,
         Confidence::High,
         "LiteLLM's router answers because every deployment is cooling down after upstream refusals: look for the upstream 429 before it.",
-        Says(&[
-            "no deployments available for selected model",
-            "no deployments available",
-            "all_deployments_in_cooldown",
-            "no healthy deployment available",
-        ]),
+        Says(&["no deployments available", "all_deployments_in_cooldown", "no healthy deployment available"]),
         Pick::Nothing,
     )),
     cooldown(rule(
@@ -129,7 +124,6 @@ pub(super) static RULES: &[Rule] = &[
         Says(&[
             "all credentials for model",
             "are cooling down via provider",
-            "no available claude accounts",
             "no available accounts",
             "active accounts rate limited",
             "all accounts are rate limited",

@@ -1,6 +1,7 @@
 //! Statuses, codes and types that only one party emits.
 
 use super::answered::GATEWAY_LIMITERS;
+use super::words::LITELLM_LIMITER;
 use super::{IS_429, LIMITED, PROVIDER_ANSWERED, REFUSED, rule};
 use crate::observation::Mark;
 use crate::owner::cond::{Cond, Pick};
@@ -576,8 +577,8 @@ pub(super) static RULES: &[Rule] = &[
         Rung::Code,
         Class::OtherProvider,
         Confidence::High,
-        "The call went to another provider's own host, which answers for itself even where it borrows Anthropic's headers and words.",
-        All(&[IS_429, On(&[Surface::OpenAi, Surface::AzureOpenAi, Surface::Other])]),
+        "The call went to another provider's own host, which answers for itself even where it borrows Anthropic's headers and words; LiteLLM's own sentence is LiteLLM's.",
+        All(&[IS_429, On(&[Surface::OpenAi, Surface::AzureOpenAi, Surface::Other]), Not(&LITELLM_LIMITER)]),
         OPENAI_LIMITERS,
     ),
 ];

@@ -88,7 +88,6 @@ pub(super) static ANTHROPIC: &[Rule] = &[
             "you're out of usage credits",
             "your credit balance",
             "used all available credits",
-            "reached its monthly spending limit",
             "monthly spending limit",
         ]),
         Pick::Is("spend"),
@@ -220,6 +219,32 @@ const PLAN_WINDOWS: &[(&[&str], &str)] = &[
     (&["session limit", "5-hour limit", "five_hour"], "five_hour"),
 ];
 
+/// A sentence that only LiteLLM's own limiter writes, wherever it was sent on to.
+pub(super) const LITELLM_LIMITER: Cond = Any(&[
+    Says(&[
+        "litellm rate limit handler",
+        "rate limit exceeded for api_key",
+        "rate limit exceeded for team",
+        "rate limit exceeded for user:",
+        "rate limit exceeded for end_user",
+        "rate limit exceeded for organization:",
+        "rate limit exceeded for model_per",
+        "rate limit exceeded for agent",
+        "rate limit exceeded for tag",
+        "rate limit exceeded for customer",
+        "model rate limit exceeded",
+        "crossed tpm / rpm",
+        "parallel request limit reached",
+        "priority-based rate limit exceeded",
+        "model capacity reached",
+        "batch enqueued token limit exceeded",
+        "deployment over user-defined ratelimit",
+        "deployment over defined rpm limit",
+        "deployment over defined tpm limit",
+    ]),
+    All(&[Says(&["limit type:"]), Says(&["limit resets at"])]),
+]);
+
 pub(super) static OTHERS: &[Rule] = &[
     rule(
         "litellm_limiter",
@@ -227,32 +252,7 @@ pub(super) static OTHERS: &[Rule] = &[
         Class::GatewayTenant,
         Confidence::High,
         "LiteLLM's own limiter wrote this sentence.",
-        Any(&[
-            Says(&[
-                "litellm rate limit handler",
-                "rate limit exceeded for api_key",
-                "rate limit exceeded for team",
-                "rate limit exceeded for user:",
-                "rate limit exceeded for end_user",
-                "rate limit exceeded for organization:",
-                "rate limit exceeded for model_per",
-                "rate limit exceeded for agent",
-                "rate limit exceeded for tag",
-                "rate limit exceeded for customer",
-                "model rate limit exceeded. rpm limit",
-                "model rate limit exceeded. tpm limit",
-                "model rate limit exceeded",
-                "crossed tpm / rpm",
-                "parallel request limit reached",
-                "priority-based rate limit exceeded",
-                "model capacity reached",
-                "batch enqueued token limit exceeded",
-                "deployment over user-defined ratelimit",
-                "deployment over defined rpm limit",
-                "deployment over defined tpm limit",
-            ]),
-            All(&[Says(&["limit type:"]), Says(&["limit resets at"])]),
-        ]),
+        LITELLM_LIMITER,
         GATEWAY_LIMITERS,
     ),
     rule(

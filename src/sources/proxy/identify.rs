@@ -84,7 +84,10 @@ fn secret_of(headers: &HeaderMap) -> (AuthKind, Option<&[u8]>) {
 pub fn client(headers: &HeaderMap) -> Client {
     match headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()) {
         None => Client::Unknown,
-        Some(agent) if agent.starts_with("claude-cli/") => Client::ClaudeCode,
+        // Not only at its start: editors and wrappers put their own name before it.
+        Some(agent) if agent.split([' ', ',', '(']).any(|part| part.starts_with("claude-cli/")) => {
+            Client::ClaudeCode
+        }
         Some(_) => Client::Other,
     }
 }
@@ -131,6 +134,18 @@ mod tests {
         assert_eq!(print(Some("a")), print(Some("a")));
         assert_ne!(print(Some("a")), print(Some("b")));
         assert_ne!(print(None), print(None));
+    }
+
+    #[test]
+    fn claude_code_is_known_by_its_name_wherever_it_stands_and_by_nothing_less() {
+        for (agent, known) in [
+            ("claude-cli/2.1.0 (external, cli)", Client::ClaudeCode),
+            ("Editor/1.2 claude-cli/2.1.0", Client::ClaudeCode),
+            ("not-claude-cli/1", Client::Other),
+            ("claude-client/1", Client::Other),
+        ] {
+            assert_eq!(client(&head("user-agent", agent)), known, "{agent}");
+        }
     }
 
     #[test]
