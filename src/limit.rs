@@ -284,6 +284,21 @@ impl Reading {
     }
 }
 
+/// How early and how carefully somebody wants to be warned: the two knobs of foresight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Knobs {
+    /// How far ahead a warning looks. 20 to 40 s is one plateau.
+    pub horizon: Duration,
+    /// How much of the noise is taken off the expected draw, in standard deviations.
+    pub caution: f64,
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Self { horizon: Duration::from_secs(30), caution: 1.25 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

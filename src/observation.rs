@@ -1,8 +1,8 @@
 //! What one response, one log line or one poll told us: plain values that every source makes.
 //!
-//! A call is told in two steps, because a streamed answer can take minutes and its limit headers
-//! must not wait for the end: a [`Head`] when the response head is seen, an [`End`] when the call
-//! is over. Sources that learn of a call only afterwards send both at once.
+//! A call is told in steps, because a streamed answer can take minutes and its limit headers
+//! must not wait for the end: a [`Start`] when the request has passed, a [`Head`] when the response head
+//! is seen, an [`End`] when the call is over. Sources that learn of a call only afterwards send head and end at once.
 
 use crate::limit::{Amount, Reading, Timestamp};
 use crate::route::{ModelGroup, RouteName, Surface};
@@ -248,6 +248,19 @@ pub struct Limits {
     pub complaints: u32,
 }
 
+/// A call whose request has passed whole: its size is known seconds before its answer.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The call.
+    pub call: Arc<Call>,
+    /// The model, as the request names it.
+    pub model: Option<ModelGroup>,
+    /// When the last byte of the request was seen.
+    pub at: Timestamp,
+    /// Bytes of its body.
+    pub body_bytes: u64,
+}
+
 /// The response head of a call.
 #[derive(Clone, Debug)]
 pub struct Head {
@@ -384,6 +397,8 @@ impl End {
 /// What a source hands on.
 #[derive(Clone, Debug)]
 pub enum Observation {
+    /// A request has passed.
+    Start(Start),
     /// A response head.
     Head(Head),
     /// The end of a call.

@@ -7,6 +7,7 @@ use super::{
     wire,
 };
 use crate::engine::{BookLimits, Thresholds};
+use crate::limit::Knobs;
 use crate::owner::{OwnerRule, Owners, Pattern};
 use crate::route::{ModelGroups, OwnerId, OwnerKind, RouteName, Surface, UNNAMED};
 use http::Uri;
@@ -65,7 +66,7 @@ impl Checker<'_> {
         let evidence = self.evidence(file.evidence);
         Config {
             external_url: external_url.map(|uri| uri.to_string().trim_end_matches('/').to_owned()),
-            owners: Arc::new(self.owners(file.owners)),
+            owners: Arc::new(self.owners(file.owners, thresholds.knobs)),
             listeners: self.listeners(file.listeners),
             credentials,
             fingerprint_key,
@@ -187,7 +188,7 @@ impl Checker<'_> {
         })
     }
 
-    fn owners(&mut self, owners: Vec<wire::Owner>) -> Owners {
+    fn owners(&mut self, owners: Vec<wire::Owner>, knobs: Knobs) -> Owners {
         let (mut rules, mut names) = (Vec::new(), BTreeSet::new());
         for (o, owner) in owners.into_iter().enumerate() {
             let path = format!("owners[{o}]");
@@ -220,6 +221,7 @@ impl Checker<'_> {
                 runbook_url: self.link(owner.runbook_url, &format!("{path}.runbook_url")),
                 dashboard_url: self.link(owner.dashboard_url, &format!("{path}.dashboard_url")),
                 contact: owner.contact,
+                knobs: owner.foresight.map(|own| self.knobs(&own, &format!("{path}.foresight"), knobs)),
             });
         }
         Owners::new(rules)
@@ -279,6 +281,7 @@ impl Checker<'_> {
     fn thresholds(&mut self, alerts: &wire::Alerts) -> Thresholds {
         let defaults = Thresholds::default();
         let checked = Thresholds {
+            knobs: self.knobs(&alerts.foresight, "alerts.foresight", defaults.knobs),
             pressure: self.share(
                 &alerts.pressure_utilization,
                 "alerts.pressure_utilization",
@@ -468,6 +471,24 @@ impl Checker<'_> {
             self.problem(value, path, message);
         }
         value.value
+    }
+
+    /// The two knobs of foresight; what is absent is as in `others`.
+    fn knobs(&mut self, given: &wire::Foresight, path: &str, others: Knobs) -> Knobs {
+        let mut within = |value: &Option<Spanned<f64>>, name: &str, least: f64, most: f64| {
+            let value = value.as_ref()?;
+            if (least..=most).contains(&value.value) {
+                return Some(value.value);
+            }
+            let message = format!("{} is out of range; use {least} to {most}", value.value);
+            self.problem(value, &format!("{path}.{name}"), message);
+            None
+        };
+        Knobs {
+            horizon: within(&given.horizon_secs, "horizon_secs", 5.0, 120.0)
+                .map_or(others.horizon, Duration::from_secs_f64),
+            caution: within(&given.caution, "caution", 0.0, 4.0).unwrap_or(others.caution),
+        }
     }
 
     fn secs(&mut self, value: &Option<Spanned<f64>>, path: &str) -> Option<Duration> {

@@ -130,6 +130,9 @@ pub(super) struct Owner {
     /// Whom to call.
     #[serde(default)]
     pub(super) contact: Option<String>,
+    /// How early and how carefully it wants to be warned; what is absent is as under `alerts`.
+    #[serde(default)]
+    pub(super) foresight: Option<Foresight>,
 }
 
 /// What an owner is matched by. `*` stands for any run of characters.
@@ -183,18 +186,33 @@ pub(super) struct Alerts {
     /// How long an alert stays up after its last post.
     #[schemars(with = "Option<f64>")]
     pub(super) hold_secs: Option<Spanned<f64>>,
-    /// Used part of a bucket at which pressure begins (0 to 1).
+    /// How early and how carefully minute buckets warn; an owner may have its own.
+    pub(super) foresight: Foresight,
+    /// Used part of a window longer than a minute at which pressure begins (0 to 1).
     #[schemars(with = "Option<f64>")]
     pub(super) pressure_utilization: Option<Spanned<f64>>,
-    /// Time to empty at which pressure begins.
+    /// Time to empty of such a window at which pressure begins.
     #[schemars(with = "Option<f64>")]
     pub(super) pressure_horizon_secs: Option<Spanned<f64>>,
-    /// Used part of a bucket at which exhaustion begins (0 to 1).
+    /// Used part of such a window at which exhaustion begins (0 to 1).
     #[schemars(with = "Option<f64>")]
     pub(super) exhausting_utilization: Option<Spanned<f64>>,
-    /// Time to empty at which exhaustion begins.
+    /// Time to empty of such a window at which exhaustion begins.
     #[schemars(with = "Option<f64>")]
     pub(super) exhausting_horizon_secs: Option<Spanned<f64>>,
+}
+
+/// The two knobs of foresight.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Foresight {
+    /// How far ahead a warning looks, in seconds (5 to 120; 30 by default). More is earlier and less sure.
+    #[schemars(with = "Option<f64>")]
+    pub(super) horizon_secs: Option<Spanned<f64>>,
+    /// How much noise is taken off the expected draw, in standard deviations (0 to 4; 1.25 by default).
+    /// More is surer and later.
+    #[schemars(with = "Option<f64>")]
+    pub(super) caution: Option<Spanned<f64>>,
 }
 
 /// One Alertmanager.

@@ -7,7 +7,7 @@
 //! while, so it does not flap; a bucket that is no longer observed ends its alert as such.
 
 use super::bucket::Bucket;
-use crate::limit::{Limiter, Scope, Timestamp, Window};
+use crate::limit::{Knobs, Limiter, Scope, Timestamp, Window};
 use crate::route::{ModelGroup, Owner};
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,6 +108,8 @@ pub struct Alert {
 /// When alerts begin and end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Thresholds {
+    /// How early and how carefully minute buckets warn ([`super::foresight`]); the rest is for windows.
+    pub knobs: Knobs,
     /// Used part at which pressure begins.
     pub pressure: f64,
     /// Time to empty at which pressure begins, if half the bucket is used.
@@ -125,6 +127,7 @@ pub struct Thresholds {
 impl Default for Thresholds {
     fn default() -> Self {
         Self {
+            knobs: Knobs::default(),
             pressure: 0.8,
             pressure_horizon: Duration::from_secs(60),
             exhausting: 0.95,

@@ -8,12 +8,14 @@
 
 use super::alert::{Alert, AlertName, BucketAlerts, Change, Identity, Latch, Thresholds};
 use super::bucket::Bucket;
+use super::foresight::Told;
 use super::incident::Incident;
 use super::incidents::{Incidents, Turn};
+use super::pools::{PoolKey, Pools, pooled};
 use super::snapshot::{BucketView, MissingKey, RejectionKey, RejectionView, Snapshot};
 use super::window::Window as Rolling;
 use crate::limit::{Limiter, Reading, Scope, Timestamp, Window};
-use crate::observation::{Account, Call, Client, End, ErrorBody, Head, Limits, Mark, Outcome};
+use crate::observation::{Account, Call, Client, End, ErrorBody, Head, Limits, Mark, Outcome, Start};
 use crate::owner::{Class, Evidence, Owners, Verdict, judge};
 use crate::route::{ModelGroup, Owner, OwnerKind, RouteName, Surface};
 use foldhash::fast::RandomState;
@@ -51,8 +53,10 @@ struct Entry {
     bucket: Bucket,
     alerts: BucketAlerts,
     route: RouteName,
-    /// It raises no alert: nothing is refused when it is empty.
+    /// It raises no alert of its own: nothing is refused when it is empty, or its pool speaks for it.
     silent: bool,
+    /// It belongs to a pool, which forecasts it.
+    pooled: bool,
 }
 
 impl Entry {
@@ -124,6 +128,7 @@ pub struct Book {
     buckets: HashMap<BucketKey, Entry, RandomState>,
     throttles: HashMap<Identity, Throttle, RandomState>,
     rejections: HashMap<RejectionKey, Rejections, RandomState>,
+    pools: Pools,
     incidents: Incidents,
     missing: HashMap<MissingKey, u64, RandomState>,
     arrivals: HashMap<RouteName, Arrivals, RandomState>,
@@ -145,6 +150,7 @@ impl Book {
             buckets: HashMap::default(),
             throttles: HashMap::default(),
             rejections: HashMap::default(),
+            pools: Pools::default(),
             incidents: Incidents::default(),
             missing: HashMap::default(),
             arrivals: HashMap::default(),
@@ -167,6 +173,7 @@ impl Book {
             let owner = &key.identity.owner;
             owners.resolve(owner.kind, &key.account, &entry.route) == *owner
         });
+        self.pools.reconfigure(owners, thresholds.knobs);
         let known = |owner: &Owner| owner.id.is_unnamed() || owners.get(&owner.id).is_some();
         self.throttles.retain(|identity, _| known(&identity.owner));
         self.incidents.reconfigure(known);
@@ -180,6 +187,7 @@ impl Book {
             entry.bucket.set_back(by);
             entry.alerts.set_back(by);
         }
+        self.pools.set_back(by);
         for throttle in self.throttles.values_mut() {
             throttle.latch.set_back(by);
             throttle.newest = throttle.newest.minus(by);
@@ -216,11 +224,35 @@ impl Book {
         if nobodys {
             return;
         }
+        self.foresee(head, surface, &owner);
         for reading in &head.limits.readings {
             let identity = identity(reading, owner.clone(), head.model.as_ref(), call);
             let key = BucketKey { identity, account: head.limits.account.clone(), surface };
             self.observe(key, reading, &call.route, head.at);
         }
+    }
+
+    /// Takes in that a call starts.
+    pub fn start(&mut self, start: &Start) {
+        self.alerts_version += self.pools.start(start);
+    }
+
+    /// Tells the pool of a head what it says of minute buckets.
+    fn foresee(&mut self, head: &Head, surface: Surface, owner: &Owner) {
+        let told = head.limits.readings.iter().filter_map(|reading| {
+            let told = Told::of(reading)?;
+            Some((told, identity(reading, owner.clone(), head.model.as_ref(), &head.call)))
+        });
+        let told: Vec<_> = told.collect();
+        let key = PoolKey {
+            owner: owner.clone(),
+            surface,
+            account: head.limits.account.clone(),
+            model: head.model.clone().unwrap_or_else(ModelGroup::none),
+            region: head.call.region.clone(),
+        };
+        let knobs = self.owners.knobs(&owner.id).unwrap_or(self.thresholds.knobs);
+        self.alerts_version += self.pools.head(head, key, &told, knobs, self.limits.buckets);
     }
 
     /// Counts a success on a route to Anthropic's Messages that shows no limit header: something between
@@ -260,8 +292,10 @@ impl Book {
             self.folded += 1;
             return;
         }
-        let silent = refuses_nothing(&key.identity.limiter);
-        let mut entry = Entry { bucket, alerts: BucketAlerts::default(), route: route.clone(), silent };
+        let pooled = Told::of(reading).is_some();
+        let silent = refuses_nothing(&key.identity.limiter) || pooled;
+        let mut entry =
+            Entry { bucket, alerts: BucketAlerts::default(), route: route.clone(), silent, pooled };
         let changes = entry.evaluate(&thresholds, now);
         self.note(&changes);
         self.buckets.insert(key, entry);
@@ -298,6 +332,7 @@ impl Book {
         let surface = proved_surface(call.surface, call.client, &end.limits);
         let account = &end.limits.account;
         if !end.failed() {
+            self.alerts_version += self.pools.end(&end, false);
             let owner = self.owners.resolve(surface.owner_kind(), account, &call.route);
             if end.succeeded() && self.incidents.success(&end) {
                 self.alerts_version += 1;
@@ -314,6 +349,8 @@ impl Book {
         evidence.steep = self.arrivals.get(&call.route).is_some_and(|a| a.steep(end.at));
         let verdict = judge(&evidence);
         drop(evidence);
+        let refused = verdict.class.is_limit() && verdict.class != Class::SpendOrCredit;
+        self.alerts_version += self.pools.end(&end, refused);
         let home = verdict.surface.owner_kind();
         let owner = self.owners.resolve_for(verdict.owner_kind, home, account, &call.route);
         let identity = self.reject(&end, &owner, &verdict);
@@ -399,6 +436,7 @@ impl Book {
             let quiet = now.since(throttle.newest) >= thresholds.throttled_for;
             changed += u64::from(throttle.latch.step(false, quiet, Duration::ZERO, now) != Change::None);
         }
+        changed += self.pools.tick(now);
         self.alerts_version += changed + u64::from(self.incidents.tick(now));
         if now.since(self.swept) >= Duration::from_secs(10) {
             self.swept = now;
@@ -408,6 +446,7 @@ impl Book {
                 !entry.bucket.unobserved(now) || now.since(entry.bucket.observed()) < keep
             });
             self.throttles.retain(|_, throttle| throttle.latch.since().is_some());
+            self.pools.sweep(now, idle);
         }
     }
 
@@ -435,17 +474,34 @@ impl Book {
                 detail: None,
             })
         });
+        let of_pools = self.pools.up().map(|up| Alert {
+            name: up.name,
+            identity: up.identity.clone(),
+            since: up.since,
+            utilization: self.utilization(up.identity, up.key, now),
+            empty_in: up.empty_in,
+            route: up.route.clone(),
+            detail: None,
+        });
         let of_changes = self.incidents.open().filter_map(route_changed);
-        let mut alerts: Vec<Alert> = of_buckets.chain(of_throttles).chain(of_changes).collect();
+        let mut alerts: Vec<Alert> =
+            of_buckets.chain(of_pools).chain(of_throttles).chain(of_changes).collect();
         alerts.sort_by(|a, b| (a.name, &a.identity, a.since).cmp(&(b.name, &b.identity, b.since)));
         alerts.dedup_by(|later, earlier| (later.name, &later.identity) == (earlier.name, &earlier.identity));
         alerts
     }
 
+    /// The used part of a pool's bucket.
+    fn utilization(&self, identity: &Identity, key: &PoolKey, now: Timestamp) -> Option<f64> {
+        let key =
+            BucketKey { identity: identity.clone(), account: key.account.clone(), surface: key.surface };
+        self.buckets.get(&key).map(|entry| entry.bucket.utilization(now))
+    }
+
     /// What is known at `now`; the totals are the caller's to add.
     pub fn snapshot(&self, now: Timestamp) -> Snapshot {
         let mut buckets: Vec<BucketView> =
-            self.buckets.iter().map(|(key, e)| view(key, &e.bucket, now)).collect();
+            self.buckets.iter().map(|(key, e)| self.view(key, e, now)).collect();
         buckets.sort_by(|a, b| labels(a).cmp(&labels(b)).then(worst_first(a, b)));
         buckets.dedup_by(|later, first| labels(later) == labels(first));
         let mut rejections: Vec<RejectionView> = self
@@ -469,9 +525,46 @@ impl Book {
             incidents: self.incidents.all(),
             changes: self.incidents.changes(),
             missing,
-            folded: self.folded + self.incidents.folded,
+            folded: self.folded + self.incidents.folded + self.pools.folded,
             late: self.late,
             ..Snapshot::default()
+        }
+    }
+
+    /// When a bucket will be empty: as its pool foresees it, which knows of the calls on their way; by
+    /// its own draw where it has none.
+    fn empty_in(&self, key: &BucketKey, entry: &Entry, now: Timestamp) -> Option<Duration> {
+        if !entry.pooled {
+            return entry.bucket.forecast(now).map(|forecast| forecast.empty_in);
+        }
+        let pool = PoolKey {
+            owner: key.identity.owner.clone(),
+            surface: key.surface,
+            account: key.account.clone(),
+            model: key.identity.model.clone(),
+            region: key.identity.region.clone(),
+        };
+        self.pools.empty_in(&pool, &key.identity.limiter)
+    }
+
+    fn view(&self, key: &BucketKey, entry: &Entry, now: Timestamp) -> BucketView {
+        let bucket = &entry.bucket;
+        let known = !bucket.unobserved(now);
+        BucketView {
+            owner: key.identity.owner.clone(),
+            surface: key.surface,
+            limiter: key.identity.limiter.clone(),
+            window: key.identity.window,
+            scope: key.identity.scope,
+            model: key.identity.model.clone(),
+            region: key.identity.region.clone(),
+            limit: bucket.limit(),
+            remaining: bucket.remaining(now).filter(|_| known),
+            utilization: known.then(|| bucket.utilization(now)),
+            peak: known.then(|| bucket.peak(now)),
+            empty_in: self.empty_in(key, entry, now),
+            resets: bucket.resets(),
+            observed: bucket.observed(),
         }
     }
 }
@@ -491,26 +584,6 @@ fn route_changed(incident: &Incident) -> Option<Alert> {
         route: incident.route.clone(),
         detail: Some(changes.collect::<Vec<_>>().join("; ").into()),
     })
-}
-
-fn view(key: &BucketKey, bucket: &Bucket, now: Timestamp) -> BucketView {
-    let known = !bucket.unobserved(now);
-    BucketView {
-        owner: key.identity.owner.clone(),
-        surface: key.surface,
-        limiter: key.identity.limiter.clone(),
-        window: key.identity.window,
-        scope: key.identity.scope,
-        model: key.identity.model.clone(),
-        region: key.identity.region.clone(),
-        limit: bucket.limit(),
-        remaining: bucket.remaining(now).filter(|_| known),
-        utilization: known.then(|| bucket.utilization(now)),
-        peak: known.then(|| bucket.peak(now)),
-        empty_in: bucket.forecast(now).map(|f| f.empty_in),
-        resets: bucket.resets(),
-        observed: bucket.observed(),
-    }
 }
 
 type Labels<'a> = (&'a Owner, Surface, &'a Limiter, Window, Scope, &'a ModelGroup, Option<&'a str>);
@@ -551,23 +624,6 @@ fn identity(reading: &Reading, owner: Owner, model: Option<&ModelGroup>, call: &
         scope: Scope::Account,
         model,
         region: call.region.clone(),
-    }
-}
-
-/// The limiter of the pool that an endpoint draws from. Token counting, batches, files and the
-/// admin endpoints have limits of their own (documented), so that their headers never pass for the
-/// model's.
-fn pooled(limiter: &Limiter, path: &str) -> Limiter {
-    let pools = [
-        ("count_tokens", "count_tokens"),
-        ("batches", "batch"),
-        ("files", "files"),
-        ("organizations", "admin"),
-    ];
-    let pool = path.split('/').find_map(|part| pools.iter().find(|(name, _)| *name == part));
-    match pool {
-        Some((_, pool)) if *limiter != Limiter::SPEND => Limiter::named(&format!("{pool}_{limiter}")),
-        _ => limiter.clone(),
     }
 }
 

@@ -4,8 +4,10 @@
 pub mod alert;
 mod book;
 mod bucket;
+pub mod foresight;
 mod incident;
 mod incidents;
+mod pools;
 mod snapshot;
 pub mod task;
 mod window;

@@ -132,6 +132,10 @@ impl Engine {
     fn take(&mut self, observation: Observation) {
         let book = &mut self.book;
         let judged = catch_unwind(AssertUnwindSafe(|| match observation {
+            Observation::Start(start) => {
+                book.start(&start);
+                None
+            }
             Observation::Head(head) => {
                 book.head(&head);
                 None

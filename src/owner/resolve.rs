@@ -4,6 +4,7 @@
 //! wins: a person can follow that with a finger. What nothing matches is `unnamed`, and shown as
 //! such, never guessed.
 
+use crate::limit::Knobs;
 use crate::observation::Account;
 use crate::route::{Owner, OwnerId, OwnerKind, RouteName};
 
@@ -34,7 +35,7 @@ impl Pattern {
 }
 
 /// One configured owner: what it matches, and whom to call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct OwnerRule {
     /// The owner's name.
     pub id: OwnerId,
@@ -52,6 +53,8 @@ pub struct OwnerRule {
     pub dashboard_url: Option<String>,
     /// Whom to call, as people write it.
     pub contact: Option<String>,
+    /// How early and how carefully it wants to be warned, where that is its own.
+    pub knobs: Option<Knobs>,
 }
 
 impl OwnerRule {
@@ -66,6 +69,7 @@ impl OwnerRule {
             runbook_url: None,
             dashboard_url: None,
             contact: None,
+            knobs: None,
         }
     }
 
@@ -81,7 +85,7 @@ impl OwnerRule {
 }
 
 /// The configured owners, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Owners(Vec<OwnerRule>);
 
 impl Owners {
@@ -116,6 +120,11 @@ impl Owners {
             Some(rule) => Owner { id: rule.id.clone(), kind },
             None => Owner { id: self.resolve(home, account, route).id, kind },
         }
+    }
+
+    /// How early and how carefully an owner wants to be warned, where it says so itself.
+    pub fn knobs(&self, id: &OwnerId) -> Option<Knobs> {
+        self.get(id)?.knobs
     }
 
     /// The configured owner of this name.

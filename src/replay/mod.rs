@@ -6,6 +6,8 @@
 
 pub mod baseline;
 pub mod provider;
+pub mod random;
+pub mod scenario;
 pub mod score;
 pub mod trace;
 
@@ -13,11 +15,13 @@ use crate::engine::task::TICK;
 use crate::engine::{AlertName, Book, BookLimits, Thresholds};
 use crate::limit::{Amount, Level, Limiter, Reading, Refill, Timestamp, Window};
 use crate::observation::{
-    Account, AuthKind, Call, Client, Credential, End, ErrorBody, Head, Limits, Outcome, RequestShape, Usage,
+    Account, AuthKind, Call, Client, Credential, End, ErrorBody, Head, Limits, Outcome, RequestShape, Start,
+    Usage,
 };
 use crate::owner::Owners;
 use crate::route::{ModelGroup, RouteName, Surface};
 use provider::{Arrival, Event, LIMITERS, Physics, Run, Shown, What};
+use random::Random;
 use score::{Scores, Span, Tally};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -44,6 +48,7 @@ pub fn alerts(run: &Run, thresholds: Thresholds) -> Vec<Span> {
     let mut replay = Replay {
         book: Book::new(Arc::new(Owners::default()), thresholds, BookLimits::default()),
         model: ModelGroup::of_model("model"),
+        limits: BTreeMap::new(),
         up: BTreeMap::new(),
         ended: Vec::new(),
     };
@@ -67,6 +72,8 @@ pub fn alerts(run: &Run, thresholds: Thresholds) -> Vec<Span> {
 struct Replay {
     book: Book,
     model: ModelGroup,
+    /// Heads of calls that are on their way.
+    limits: BTreeMap<usize, Arc<Limits>>,
     up: BTreeMap<(AlertName, Limiter), f64>,
     ended: Vec<Span>,
 }
@@ -75,7 +82,12 @@ impl Replay {
     fn event(&mut self, event: &Event) {
         let at = moment(event.at);
         match event.what {
-            What::Start => {}
+            What::Start => self.book.start(&Start {
+                call: call(event),
+                model: Some(self.model.clone()),
+                at,
+                body_bytes: body_bytes(event),
+            }),
             What::Head { status, shown, retry_after } => {
                 let head = Head {
                     call: call(event),
@@ -87,9 +99,15 @@ impl Replay {
                 self.book.head(&head);
                 if status == 429 {
                     self.book.end(self.end(event, at, head.limits, 429));
+                } else {
+                    self.limits.insert(event.call, head.limits);
                 }
             }
-            What::End => {}
+            What::End => {
+                if let Some(limits) = self.limits.remove(&event.call) {
+                    self.book.end(self.end(event, at, limits, 200));
+                }
+            }
         }
         self.look(event.at);
     }
@@ -102,10 +120,14 @@ impl Replay {
             status: Some(status),
             outcome: Outcome::Complete,
             limits,
-            request: RequestShape::default(),
+            request: RequestShape { body_bytes: body_bytes(event), ..RequestShape::default() },
             concurrency: 1,
-            usage: None::<Usage>,
-            error: Some(Box::new(ErrorBody::default())),
+            usage: (status == 200).then(|| Usage {
+                input: Amount::new(event.arrival.input),
+                output: Amount::new(event.arrival.output),
+                ..Usage::default()
+            }),
+            error: (status != 200).then(|| Box::new(ErrorBody::default())),
         })
     }
 
@@ -132,6 +154,11 @@ impl Replay {
 
 fn moment(at: f64) -> Timestamp {
     EPOCH.plus(Duration::from_secs_f64(at.max(0.0)))
+}
+
+/// Bytes of a request of so many input tokens: an envelope, and what English takes.
+fn body_bytes(event: &Event) -> u64 {
+    200 + event.arrival.input.saturating_mul(4)
 }
 
 fn call(event: &Event) -> Arc<Call> {
@@ -215,40 +242,26 @@ fn varied(arrivals: &[Arrival], seed: u64) -> (Vec<Arrival>, Physics) {
     if seed == 0 {
         return (arrivals.to_vec(), Physics::PINNED);
     }
-    let mut random = Random(seed);
-    let mut vary = |value: f64| value * (0.8 + 0.4 * random.next());
+    let mut random = Random::new(seed);
+    let mut vary = |value: f64| value * (0.8 + 0.4 * random.unit());
     let physics = Physics {
         first_byte: vary(Physics::PINNED.first_byte),
         input_rate: vary(Physics::PINNED.input_rate),
         output_rate: vary(Physics::PINNED.output_rate),
     };
-    let (thinned, share) = (random.next() < 0.5, 0.2 * random.next());
+    let (thinned, share) = (random.unit() < 0.5, 0.2 * random.unit());
     let mut all = Vec::with_capacity(arrivals.len());
     for arrival in arrivals {
-        let chosen = random.next() < share;
+        let chosen = random.unit() < share;
         if !(thinned && chosen) {
             all.push(*arrival);
         }
         if !thinned && chosen {
-            all.push(Arrival { at: arrival.at + random.next(), ..*arrival });
+            all.push(Arrival { at: arrival.at + random.unit(), ..*arrival });
         }
     }
     all.sort_by(|a, b| a.at.total_cmp(&b.at));
     (all, physics)
-}
-
-/// SplitMix64: the same numbers on every machine, for a seed that people write down.
-struct Random(u64);
-
-impl Random {
-    /// The next number from 0 to 1, 1 excluded.
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
 }
 
 #[cfg(test)]

@@ -193,16 +193,20 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = self.project();
-        let frame = ready!(this.inner.poll_frame(cx));
+        let mut this = self.project();
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(bytes) = frame.data_ref() {
                     this.tap.feed(bytes);
                 }
+                // With a content-length nobody asks for more once the last byte is there.
+                if this.inner.is_end_stream() {
+                    this.tap.passed();
+                }
             }
             Some(Err(_)) => this.tap.broke_off(),
-            None => {}
+            None => this.tap.passed(),
         }
         Poll::Ready(frame)
     }

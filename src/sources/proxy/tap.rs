@@ -14,7 +14,7 @@ use crate::dialects::places;
 use crate::engine::proved_surface;
 use crate::ledger::{InFlight, Ledger, TotalsKey};
 use crate::limit::{Amount, Timestamp};
-use crate::observation::{Call, End, Head, Limits, Observation, Outcome, RequestShape};
+use crate::observation::{Call, End, Head, Limits, Observation, Outcome, RequestShape, Start};
 use crate::owner::Owners;
 use crate::route::{ModelGroup, ModelGroups, Surface};
 use crate::stats::Stats;
@@ -101,6 +101,8 @@ impl Meter {
 #[derive(Debug)]
 pub struct RequestTap {
     meter: Arc<Meter>,
+    call: Arc<Call>,
+    passed: AtomicBool,
     bytes: AtomicU64,
     broken: AtomicBool,
     scanner: Mutex<Scanner<3>>,
@@ -122,6 +124,27 @@ impl RequestTap {
     pub fn feed(&self, bytes: &[u8]) {
         self.bytes.fetch_add(bytes.len() as u64, Relaxed);
         self.meter.guarded(|| self.scanner.lock().unwrap_or_else(PoisonError::into_inner).feed(bytes));
+    }
+
+    /// The request has passed whole. Told at once: its size is known long before its answer.
+    pub fn passed(&self) {
+        if self.passed.swap(true, Relaxed) {
+            return;
+        }
+        self.meter.guarded(|| {
+            self.meter.send(Observation::Start(Start {
+                call: self.call.clone(),
+                model: self.named_model(),
+                at: self.meter.clock.now(),
+                body_bytes: self.bytes.load(Relaxed),
+            }));
+        });
+    }
+
+    /// The model: from the body, else from the path (the clouds name it there).
+    fn named_model(&self) -> Option<ModelGroup> {
+        let named = || places::model_of_path(&self.call.path).map(|id| self.meter.groups.of(&id));
+        self.model().or_else(named)
     }
 
     fn model(&self) -> Option<ModelGroup> {
@@ -185,7 +208,7 @@ impl CallTap {
         let text = |name: &str| {
             head.headers.get(name).and_then(|v| v.to_str().ok()).filter(|v| v.len() <= MAX_MEMBER)
         };
-        let call = Call {
+        let call = Arc::new(Call {
             id: meter.next_id.fetch_add(1, Relaxed),
             route: route.name.clone(),
             surface,
@@ -199,9 +222,11 @@ impl CallTap {
             traceparent: text("traceparent").map(Into::into),
             method: head.method.clone(),
             path: cut(path).into(),
-        };
+        });
         let request = Arc::new(RequestTap {
             meter: meter.clone(),
+            call: call.clone(),
+            passed: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
             broken: AtomicBool::new(false),
             scanner: Mutex::new(Scanner::new(["model", "max_tokens", "stream"], MAX_MEMBER)),
@@ -210,7 +235,7 @@ impl CallTap {
         Self {
             meter: meter.clone(),
             in_flight: in_flight.clone(),
-            call: Arc::new(call),
+            call,
             request,
             concurrency,
             status: None,
@@ -220,12 +245,6 @@ impl CallTap {
             outcome: Outcome::ClientGone,
             settled: false,
         }
-    }
-
-    /// The model: from the request's body, else from its path (the clouds name it there).
-    fn model(&self) -> Option<ModelGroup> {
-        let named = || places::model_of_path(&self.call.path).map(|id| self.meter.groups.of(&id));
-        self.request.model().or_else(named)
     }
 
     /// The tap on the request's body.
@@ -244,7 +263,7 @@ impl CallTap {
         self.answer = self.meter.guarded(|| Answer::new(head.status, &head.headers));
         self.meter.send(Observation::Head(Head {
             call: self.call.clone(),
-            model: self.model(),
+            model: self.request.named_model(),
             at: now,
             status: head.status.as_u16(),
             limits: self.limits.clone(),
@@ -279,7 +298,8 @@ impl CallTap {
             }
             said = self.meter.guarded(|| answer.said()).unwrap_or_default();
         }
-        let model = self.model().or_else(|| said.model.as_deref().map(|id| self.meter.groups.of(id)));
+        let model =
+            self.request.named_model().or_else(|| said.model.as_deref().map(|id| self.meter.groups.of(id)));
         let surface = proved_surface(self.call.surface, self.call.client, &self.limits);
         let owner = self.meter.owners.resolve(surface.owner_kind(), &self.limits.account, &self.call.route);
         let key = TotalsKey {

@@ -1,0 +1,113 @@
+//! What callers ask for: rates over three horizons, and how far a sudden rise may be believed.
+//!
+//! Each sum is an exponentially weighted rate: an event adds `x / tau`, and everything decays by
+//! `exp(-dt / tau)`, so that an error once made fades instead of staying. A rise within a second is the
+//! earliest sign of a burst and the noisiest. How much of it is real is learnt for each bucket
+//! (empirical Bayes): where the one-second rate strays from the sixteen-second one by no more than
+//! independent calls would make it stray, it says nothing; where it strays much further, bursts are how
+//! this traffic comes.
+
+/// Time constants of the rates, in seconds.
+pub(super) const TAUS: [f64; 3] = [1.0, 16.0, 32.0];
+/// Variance of the difference of the two fast rates, for independent calls, as a multiple of the rate of
+/// squares: 1/2 of each time constant's inverse, less twice their overlap.
+const NOISE: f64 = 0.5 + 0.5 / 16.0 - 2.0 / 17.0;
+/// Seconds over which it is learnt how bursty a bucket's traffic is.
+const MEMORY: f64 = 600.0;
+
+/// Rates of one thing that calls take: their sum and the sum of squares, each per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Rates {
+    /// Of the amounts, by time constant.
+    pub(super) sum: [f64; 3],
+    /// Of their squares.
+    pub(super) squares: [f64; 3],
+}
+
+impl Rates {
+    /// These amounts asked for by each of `calls`, for what is only known as a mean.
+    pub(super) fn of_mean(calls: &Self, mean: f64, square: f64) -> Self {
+        Self { sum: calls.sum.map(|n| n * mean), squares: calls.sum.map(|n| n * square) }
+    }
+
+    /// Both together, of the same calls.
+    pub(super) fn with(&self, other: &Self, calls: &Self, mean: f64) -> Self {
+        let mut both = *self;
+        for at in 0..TAUS.len() {
+            both.sum[at] += other.sum[at];
+            // (a + b)^2 with b independent of a.
+            both.squares[at] += other.squares[at] + 2.0 * self.sum[at].min(calls.sum[at] * 1e12) * mean;
+        }
+        both
+    }
+
+    pub(super) fn add(&mut self, amount: f64) {
+        for (at, tau) in TAUS.iter().enumerate() {
+            self.sum[at] += amount / tau;
+            self.squares[at] += amount * amount / tau;
+        }
+    }
+
+    pub(super) fn take_back(&mut self, amount: f64) {
+        for (at, tau) in TAUS.iter().enumerate() {
+            self.sum[at] = (self.sum[at] - amount / tau).max(0.0);
+            self.squares[at] = (self.squares[at] - amount * amount / tau).max(0.0);
+        }
+    }
+
+    pub(super) fn decay(&mut self, by: &[f64; 3]) {
+        for (at, factor) in by.iter().enumerate() {
+            self.sum[at] *= factor;
+            self.squares[at] *= factor;
+        }
+    }
+}
+
+/// What `dt` seconds leave of each rate.
+pub(super) fn decay(dt: f64) -> [f64; 3] {
+    TAUS.map(|tau| (-dt / tau).exp())
+}
+
+/// How far the traffic on one bucket strays within a second, against what independent calls would.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Burstiness {
+    /// Mean square of what the fast rate was off the slow one.
+    strayed: f64,
+    /// Mean rate of squares.
+    squares: f64,
+    /// Seconds that were averaged.
+    age: f64,
+}
+
+impl Burstiness {
+    /// The last `dt` seconds passed at these rates.
+    pub(super) fn learn(&mut self, rates: &Rates, dt: f64) {
+        self.age = (self.age + dt).min(MEMORY);
+        let weight = (dt / self.age.max(dt)).min(1.0);
+        let off = rates.sum[0] - rates.sum[1];
+        self.strayed += weight * (off * off - self.strayed);
+        self.squares += weight * (rates.squares[1] - self.squares);
+    }
+
+    /// The share of a sudden rise that is believed: 0 where the traffic is steady, towards 1 where it
+    /// comes in bursts.
+    pub(super) fn believed(&self) -> f64 {
+        let noise = self.squares * NOISE;
+        let real = (self.strayed - noise).max(0.0);
+        if real > 0.0 { real / (real + noise) } else { 0.0 }
+    }
+}
+
+/// The rate that is expected from here on, less `doubts` of its own deviations: the believed part of
+/// what the last second shows, and the steady rest.
+pub(super) fn expected(rates: &Rates, believed: f64, doubts: f64) -> f64 {
+    let [fast, steady, _] = rates.sum;
+    let mixed = rates.squares[1] + believed * (rates.squares[0] - rates.squares[1]);
+    let variance = believed * mixed / 2.0 + (1.0 - believed) * rates.squares[1] / 32.0;
+    steady + believed * (fast - steady) - doubts * variance.max(0.0).sqrt()
+}
+
+/// The rate of the last half minute, less half of its deviation: slow, and hardly ever wrong.
+pub(super) fn steady(rates: &Rates) -> f64 {
+    rates.sum[2] - 0.5 * (rates.squares[2] / 64.0).sqrt()
+}

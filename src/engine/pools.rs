@@ -1,0 +1,319 @@
+//! Which calls draw on which minute buckets: the book's side of [`super::foresight`].
+//!
+//! A call is booked when it starts, and only its answer says on which account it draws. So the pool of a
+//! call is the one that earlier answers of its *lane* (route, credential, model) told of; until the first
+//! answer of a lane nothing is booked, because nothing is known. All tables are bounded: what does not
+//! fit is counted and costs foresight, never a call.
+
+use super::alert::{AlertName, Identity};
+use super::foresight::{Pool, Signal, Slot, Told, UNOBSERVED};
+use crate::limit::{Knobs, Limiter, Timestamp};
+use crate::observation::{Account, Call, Credential, End, Head, Start};
+use crate::owner::Owners;
+use crate::route::{ModelGroup, Owner, RouteName, Surface};
+use foldhash::fast::RandomState;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Most calls that are booked and not over.
+const OPEN: usize = 20_000;
+/// A call whose end was not told for so long has none to come.
+const LONGEST: Duration = Duration::from_secs(3_600);
+
+/// Number of a pool; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct PoolId(u64);
+
+/// What makes a pool itself: a bucket's key without its limiter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PoolKey {
+    pub(super) owner: Owner,
+    pub(super) surface: Surface,
+    pub(super) account: Account,
+    pub(super) model: ModelGroup,
+    pub(super) region: Option<Arc<str>>,
+}
+
+/// What is known of a call before it is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Lane {
+    route: RouteName,
+    credential: Credential,
+    model: Option<ModelGroup>,
+}
+
+struct Entry {
+    key: PoolKey,
+    pool: Pool,
+    knobs: Knobs,
+    route: RouteName,
+    /// What the alert on each bucket is about.
+    about: [Option<Identity>; 4],
+    signal: Signal,
+    /// Since when the warning, and the critical alert, are up.
+    since: [Option<Timestamp>; 2],
+}
+
+impl Entry {
+    /// Looks at the pool; how many alerts began, ended or changed what they are about.
+    fn look(&mut self, now: Timestamp) -> u64 {
+        let before = std::mem::replace(&mut self.signal, self.pool.look(&self.knobs, now));
+        if before == self.signal {
+            return 0;
+        }
+        let up = [self.signal.warning.is_some(), self.signal.critical];
+        for (since, up) in self.since.iter_mut().zip(up) {
+            *since = up.then(|| since.unwrap_or(now));
+        }
+        1
+    }
+}
+
+struct Open {
+    pool: PoolId,
+    tokens: f64,
+    at: Timestamp,
+}
+
+/// A pool's alert that is up.
+pub(super) struct Up<'a> {
+    pub(super) name: AlertName,
+    pub(super) identity: &'a Identity,
+    pub(super) since: Timestamp,
+    pub(super) route: &'a RouteName,
+    pub(super) empty_in: Option<Duration>,
+    /// With the identity, what the bucket is found by.
+    pub(super) key: &'a PoolKey,
+}
+
+/// Every pool, and the calls that are on their way.
+#[derive(Default)]
+pub(super) struct Pools {
+    next: u64,
+    ids: HashMap<PoolKey, PoolId, RandomState>,
+    pools: HashMap<PoolId, Entry, RandomState>,
+    lanes: HashMap<Lane, PoolId, RandomState>,
+    open: HashMap<u64, Open, RandomState>,
+    /// The table was full and all fresh: no search for a victim before this.
+    full_until: Timestamp,
+    /// What no longer fitted.
+    pub(super) folded: u64,
+}
+
+/// True for a call that draws on a model's minute buckets.
+fn draws(call: &Call) -> bool {
+    call.method == http::Method::POST && pool_of_path(&call.path).is_none()
+}
+
+/// The pool of an endpoint that has limits of its own (documented): token counting, batches, files and
+/// the admin endpoints; so that their headers never pass for the model's.
+fn pool_of_path(path: &str) -> Option<&'static str> {
+    let pools = [
+        ("count_tokens", "count_tokens"),
+        ("batches", "batch"),
+        ("files", "files"),
+        ("organizations", "admin"),
+    ];
+    path.split('/').find_map(|part| pools.iter().find(|(name, _)| *name == part)).map(|(_, pool)| *pool)
+}
+
+/// The limiter of the pool that an endpoint draws from.
+pub(super) fn pooled(limiter: &Limiter, path: &str) -> Limiter {
+    match pool_of_path(path) {
+        Some(pool) if *limiter != Limiter::SPEND => Limiter::named(&format!("{pool}_{limiter}")),
+        _ => limiter.clone(),
+    }
+}
+
+impl Pools {
+    /// Books a call that starts, where its lane's pool is known. How many alerts changed.
+    pub(super) fn start(&mut self, start: &Start) -> u64 {
+        let call = &start.call;
+        if !draws(call) || self.open.contains_key(&call.id) {
+            return 0;
+        }
+        let Some(&id) = self.lanes.get(&lane(call, start.model.as_ref())) else { return 0 };
+        self.book(call.id, id, Some(start.body_bytes), start.at)
+    }
+
+    fn book(&mut self, call: u64, id: PoolId, body: Option<u64>, at: Timestamp) -> u64 {
+        if self.open.len() >= OPEN {
+            self.folded += 1;
+            return 0;
+        }
+        let Some(entry) = self.pools.get_mut(&id) else { return 0 };
+        let tokens = entry.pool.start(body, at);
+        self.open.insert(call, Open { pool: id, tokens, at });
+        entry.look(at)
+    }
+
+    /// Takes in what a head tells of minute buckets. How many alerts changed, and whether the head told
+    /// of any such bucket.
+    pub(super) fn head(
+        &mut self,
+        head: &Head,
+        key: PoolKey,
+        told: &[(Told, Identity)],
+        knobs: Knobs,
+        most: usize,
+    ) -> u64 {
+        let call = &head.call;
+        if told.is_empty() || !draws(call) {
+            return 0;
+        }
+        let Some(id) = self.pool(key, &call.route, knobs, head.at, most) else { return 0 };
+        let lane = lane(call, head.model.as_ref());
+        if self.lanes.len() < most || self.lanes.contains_key(&lane) {
+            self.lanes.insert(lane, id);
+        } else {
+            self.folded += 1;
+        }
+        let mut changed = 0;
+        if !self.open.contains_key(&call.id) {
+            changed += self.book(call.id, id, None, head.at);
+        }
+        let Some(entry) = self.pools.get_mut(&id) else { return changed };
+        entry.route = call.route.clone();
+        for (told, identity) in told {
+            entry.pool.told(*told, head.at);
+            entry.about[told.slot as usize].get_or_insert_with(|| identity.clone());
+        }
+        changed + entry.look(head.at)
+    }
+
+    fn pool(
+        &mut self,
+        key: PoolKey,
+        route: &RouteName,
+        knobs: Knobs,
+        at: Timestamp,
+        most: usize,
+    ) -> Option<PoolId> {
+        if let Some(id) = self.ids.get(&key) {
+            return Some(*id);
+        }
+        // A pool has at least one bucket: where those have no room the book counts what it leaves out.
+        if self.pools.len() >= most && !self.make_room(at) {
+            return None;
+        }
+        self.next += 1;
+        let id = PoolId(self.next);
+        self.ids.insert(key.clone(), id);
+        let entry = Entry {
+            key,
+            pool: Pool::new(at),
+            knobs,
+            route: route.clone(),
+            about: [const { None }; 4],
+            signal: Signal::default(),
+            since: [None; 2],
+        };
+        self.pools.insert(id, entry);
+        Some(id)
+    }
+
+    /// Drops the longest unobserved pool. Looks at most once a second when all are fresh.
+    fn make_room(&mut self, now: Timestamp) -> bool {
+        if now < self.full_until {
+            return false;
+        }
+        let seen = |entry: &Entry| entry.pool.observed().unwrap_or_default();
+        let oldest = self.pools.iter().map(|(id, entry)| (seen(entry), *id)).min();
+        match oldest.filter(|(seen, _)| now.since(*seen) > UNOBSERVED) {
+            Some((_, id)) => {
+                if let Some(entry) = self.pools.remove(&id) {
+                    self.ids.remove(&entry.key);
+                }
+                true
+            }
+            None => {
+                self.full_until = now.plus(Duration::from_secs(1));
+                false
+            }
+        }
+    }
+
+    /// A call is over; `refused` if a limit refused it. How many alerts changed.
+    pub(super) fn end(&mut self, end: &End, refused: bool) -> u64 {
+        let Some(open) = self.open.remove(&end.call.id) else { return 0 };
+        let Some(entry) = self.pools.get_mut(&open.pool) else { return 0 };
+        if refused {
+            entry.pool.refused(open.tokens, end.at);
+        }
+        // Tokens that are read from the cache are free of the input limit.
+        let used = end.usage.filter(|_| !refused);
+        let used = used.map(|used| (used.input.get() + used.cache_write.get(), used.output.get()));
+        entry.pool.end((end.request.body_bytes > 0).then_some(end.request.body_bytes), used, end.at);
+        entry.look(end.at)
+    }
+
+    /// Lets time pass. How many alerts changed.
+    pub(super) fn tick(&mut self, now: Timestamp) -> u64 {
+        self.pools.values_mut().map(|entry| entry.look(now)).sum()
+    }
+
+    /// Forgets pools that no header has told of for `idle`, and calls whose end was never told.
+    pub(super) fn sweep(&mut self, now: Timestamp, idle: Duration) {
+        self.keep(|entry| entry.pool.observed().is_none_or(|at| now.since(at) < idle));
+        let pools = &mut self.pools;
+        self.open.retain(|_, open| {
+            let keep = now.since(open.at) < LONGEST;
+            if !keep && let Some(entry) = pools.get_mut(&open.pool) {
+                entry.pool.end(None, None, now);
+            }
+            keep
+        });
+    }
+
+    /// New owners: what belonged to another one is forgotten, and its alerts end with it.
+    pub(super) fn reconfigure(&mut self, owners: &Owners, knobs: Knobs) {
+        self.keep(|entry| {
+            let key = &entry.key;
+            entry.knobs = owners.knobs(&key.owner.id).unwrap_or(knobs);
+            owners.resolve(key.owner.kind, &key.account, &entry.route) == key.owner
+        });
+    }
+
+    fn keep(&mut self, mut keep: impl FnMut(&mut Entry) -> bool) {
+        self.pools.retain(|_, entry| keep(entry));
+        let pools = &self.pools;
+        self.ids.retain(|_, id| pools.contains_key(id));
+        self.lanes.retain(|_, id| pools.contains_key(id));
+        self.open.retain(|_, open| pools.contains_key(&open.pool));
+    }
+
+    /// The clock was set back.
+    pub(super) fn set_back(&mut self, by: Duration) {
+        for entry in self.pools.values_mut() {
+            entry.pool.set_back(by);
+            entry.since = entry.since.map(|at| at.map(|at| at.minus(by)));
+        }
+        self.open.values_mut().for_each(|open| open.at = open.at.minus(by));
+        self.full_until = self.full_until.minus(by);
+    }
+
+    /// When a bucket will be empty, if it is draining.
+    pub(super) fn empty_in(&self, key: &PoolKey, limiter: &Limiter) -> Option<Duration> {
+        let entry = self.pools.get(self.ids.get(key)?)?;
+        entry.pool.empty_in(Slot::of(limiter)?, &entry.knobs)
+    }
+
+    /// The alerts that are up.
+    pub(super) fn up(&self) -> impl Iterator<Item = Up<'_>> {
+        let names = [AlertName::BucketPressure, AlertName::BucketExhausting];
+        self.pools.values().flat_map(move |entry| {
+            let about =
+                entry.signal.warning.and_then(|slot| Some((slot, entry.about[slot as usize].as_ref()?)));
+            names.into_iter().zip(entry.since).filter_map(move |(name, since)| {
+                let ((slot, identity), since) = (about?, since?);
+                let empty_in = entry.pool.empty_in(slot, &entry.knobs);
+                Some(Up { name, identity, since, route: &entry.route, empty_in, key: &entry.key })
+            })
+        })
+    }
+}
+
+fn lane(call: &Call, model: Option<&ModelGroup>) -> Lane {
+    Lane { route: call.route.clone(), credential: call.credential.clone(), model: model.cloned() }
+}
