@@ -295,7 +295,7 @@ pub struct Knobs {
 
 impl Default for Knobs {
     fn default() -> Self {
-        Self { horizon: Duration::from_secs(30), caution: 1.25 }
+        Self { horizon: Duration::from_secs(35), caution: 1.25 }
     }
 }
 

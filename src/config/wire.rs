@@ -206,7 +206,7 @@ pub(super) struct Alerts {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Foresight {
-    /// How far ahead a warning looks, in seconds (5 to 120; 30 by default). More is earlier and less sure.
+    /// How far ahead a warning looks, in seconds (5 to 120; 35 by default). More is earlier and less sure.
     #[schemars(with = "Option<f64>")]
     pub(super) horizon_secs: Option<Spanned<f64>>,
     /// How much noise is taken off the expected draw, in standard deviations (0 to 4; 1.25 by default).

@@ -30,13 +30,13 @@ impl Rates {
         Self { sum: calls.sum.map(|n| n * mean), squares: calls.sum.map(|n| n * square) }
     }
 
-    /// Both together, of the same calls.
-    pub(super) fn with(&self, other: &Self, calls: &Self, mean: f64) -> Self {
+    /// Both together, of the same calls; `mean` is the other's.
+    pub(super) fn with(&self, other: &Self, mean: f64) -> Self {
         let mut both = *self;
         for at in 0..TAUS.len() {
             both.sum[at] += other.sum[at];
             // (a + b)^2 with b independent of a.
-            both.squares[at] += other.squares[at] + 2.0 * self.sum[at].min(calls.sum[at] * 1e12) * mean;
+            both.squares[at] += other.squares[at] + 2.0 * self.sum[at] * mean;
         }
         both
     }
@@ -48,6 +48,7 @@ impl Rates {
         }
     }
 
+    /// What was added for a call that took nothing.
     pub(super) fn take_back(&mut self, amount: f64) {
         for (at, tau) in TAUS.iter().enumerate() {
             self.sum[at] = (self.sum[at] - amount / tau).max(0.0);

@@ -9,10 +9,12 @@
 const PEACE: f64 = 30.0;
 /// Seconds between two warnings.
 const REST: f64 = 6.0;
-/// Seconds of a low score that end a warning.
-const HOLD: f64 = 60.0;
-const HOLD_FULL: f64 = 8.0;
-const FULL: f64 = 0.6;
+/// Seconds of a low score that end a warning while little is left.
+const HOLD: f64 = 30.0;
+/// The same once the bucket has room again.
+const HOLD_ROOM: f64 = 8.0;
+/// The part left that counts as room.
+const ROOM: f64 = 0.3;
 /// Longest life of a warning, in seconds: a forecast that has not come true by then was wrong.
 const LIFE: f64 = 75.0;
 /// What part of its threshold a score must stay below to count as low.
@@ -67,7 +69,7 @@ impl Life {
                 self.low_since = low.then(|| self.low_since.unwrap_or(now));
                 let calm = self
                     .low_since
-                    .is_some_and(|since| now - since >= if least >= FULL { HOLD_FULL } else { HOLD });
+                    .is_some_and(|since| now - since >= if least >= ROOM { HOLD_ROOM } else { HOLD });
                 let old = now - began >= LIFE;
                 if calm || old {
                     self.end(now);
