@@ -15,7 +15,7 @@ use crate::dialects;
 use crate::engine::task::{self, Published, Rules};
 use crate::evidence::{Ids, Scrubber};
 use crate::exporters::catalogue::Facts;
-use crate::exporters::{alertmanager, calls, genai, otlp, spans};
+use crate::exporters::{alertmanager, calls, genai, otlp, record, spans};
 use crate::ledger::Ledger;
 use crate::observation::Observation;
 use crate::pollers::status_page;
@@ -40,6 +40,8 @@ pub struct Seams {
     pub env: fn(&str) -> Option<String>,
     /// Capacity of the queue to the engine.
     pub queue: usize,
+    /// Where answers are recorded.
+    pub record: Option<record::Recording>,
     /// A metrics port that is listening already, so that its address can stand in the configuration.
     pub admin: Option<Admin>,
 }
@@ -50,6 +52,7 @@ impl Default for Seams {
             read_head: dialects::read_head,
             env: |name| std::env::var(name).ok(),
             queue: task::QUEUE,
+            record: None,
             admin: None,
         }
     }
@@ -74,6 +77,14 @@ pub enum AppError {
     /// OTLP cannot be used as configured.
     #[error("OTLP export cannot start: {0}")]
     Otlp(#[from] otlp::OtlpError),
+    /// Answers cannot be recorded.
+    #[error("--record {}: {source}", path.display())]
+    Record {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The status page cannot be read.
     #[error("evidence.status_page: {0}")]
     StatusPage(String),
@@ -138,8 +149,9 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
         Some(admin) => admin,
         None => bind_admin("metrics.bind", config.metrics).await?,
     };
-    let shared =
-        Shared { ledger: ledger.clone(), observations, next_id: Arc::default(), read_head: seams.read_head };
+    // What is recorded is read back by its headers, those of successes too.
+    let read_head = if seams.record.is_some() { dialects::read_head_to_record } else { seams.read_head };
+    let shared = Shared { ledger: ledger.clone(), observations, next_id: Arc::default(), read_head };
     let meter = meter(&config, &shared, &stats, &clock);
     let hops = hops(&config, &meter, Vec::new()).await?.commit(&meter)?;
     drop(meter);
@@ -161,11 +173,13 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
     }
     let pushers = pushers(&config, &published, &stats, &clock)?;
     let (desk, status) = desk(&config, &published, &facts, &clock)?;
+    let mut listeners = listeners(&config, otlp.as_ref(), genai);
+    listeners.extend(seams.record.map(|recording| recorder(recording, &config, &stats)).transpose()?);
     note_reload(&stats, &clock);
     Ok(Running {
         metrics: admin.address,
         hops,
-        calls: calls::spawn(judged, listeners(&config, otlp.as_ref(), genai)),
+        calls: calls::spawn(judged, listeners),
         admin: admin.spawn(published.snapshots.clone(), facts.clone(), clock.clone(), drain, quitting),
         facts,
         desk,
@@ -184,6 +198,21 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
     })
 }
 
+/// Writes every answer to a file, redacted as packets are.
+fn recorder(
+    recording: record::Recording,
+    config: &Config,
+    stats: &Arc<Stats>,
+) -> Result<calls::Listener, AppError> {
+    record::listener(&recording, Scrubber::new(ids(config)), stats)
+        .map_err(|source| AppError::Record { path: recording.path, source })
+}
+
+/// How ids of accounts are shown.
+fn ids(config: &Config) -> Ids {
+    if config.evidence.hash_ids { Ids::hashed(config.fingerprint_key.as_ref()) } else { Ids::Kept }
+}
+
 /// What incidents are answered from, and the task that reads the status page.
 fn desk(
     config: &Config,
@@ -192,7 +221,6 @@ fn desk(
     clock: &Clock,
 ) -> Result<(Desk, Option<JoinHandle<()>>), AppError> {
     let evidence = &config.evidence;
-    let ids = if evidence.hash_ids { Ids::hashed(config.fingerprint_key.as_ref()) } else { Ids::Kept };
     let (mut status, mut task) = (None, None);
     if let Some(url) = &evidence.status_page {
         let parts = status_page::Parts {
@@ -208,7 +236,7 @@ fn desk(
         snapshots: published.snapshots.clone(),
         facts: facts.clone(),
         external_url: config.external_url.clone(),
-        scrubber: Scrubber::new(ids),
+        scrubber: Scrubber::new(ids(config)),
         status,
         claude_status_file: evidence.claude_status_file.clone(),
     };

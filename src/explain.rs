@@ -13,8 +13,8 @@ use crate::dialects::{self, error_text, places};
 use crate::limit::Timestamp;
 use crate::observation::{Client, ErrorBody};
 use crate::owner::{Class, Evidence, Owners, Verdict, guidance, judge};
+use crate::recorded::{OneOrMany, header_map};
 use crate::route::{RouteName, Surface};
-use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -49,16 +49,6 @@ pub struct Response {
     /// The sample's label is disputable.
     #[serde(default)]
     pub ambiguous: bool,
-}
-
-/// A header value, or several.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub enum OneOrMany {
-    /// One value.
-    One(String),
-    /// A repeated header.
-    Many(Vec<String>),
 }
 
 /// Free-text hints about the request.
@@ -198,23 +188,6 @@ pub fn states(stated: &Stated) -> Vec<String> {
         named.iter().filter_map(|(what, value)| value.as_ref().map(|value| format!("{what} {value}"))),
     );
     all
-}
-
-fn header_map(pairs: &BTreeMap<String, OneOrMany>) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    for (name, values) in pairs {
-        let Ok(name) = HeaderName::try_from(name.as_str()) else { continue };
-        let values = match values {
-            OneOrMany::One(value) => std::slice::from_ref(value),
-            OneOrMany::Many(values) => values.as_slice(),
-        };
-        for value in values {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                map.append(name.clone(), value);
-            }
-        }
-    }
-    map
 }
 
 fn error_body(response: &Response) -> ErrorBody {

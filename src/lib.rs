@@ -25,6 +25,7 @@ pub mod exporters;
 pub mod fingerprint;
 pub mod ledger;
 pub mod pollers;
+pub mod recorded;
 pub mod reference;
 pub mod replay;
 pub mod stats;

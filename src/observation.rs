@@ -353,6 +353,8 @@ pub struct End {
     pub model: Option<ModelGroup>,
     /// When it ended.
     pub at: Timestamp,
+    /// When its head was seen, if there was one.
+    pub headed: Option<Timestamp>,
     /// HTTP status; absent if no response came.
     pub status: Option<u16>,
     /// How it ended.

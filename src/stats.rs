@@ -64,6 +64,8 @@ pub struct Stats {
     pub spans: Deliveries,
     /// Alerts posted to Alertmanagers.
     pub alertmanager: Deliveries,
+    /// Answers written to the file of `--record`.
+    pub record: Deliveries,
     /// Metrics pushed by OTLP.
     pub otlp: Deliveries,
 }

@@ -5,7 +5,8 @@ use crate::admin::control::{Control, Requests};
 use crate::app::reload::Reloader;
 use crate::app::{self, Running, Seams};
 use crate::config::Config;
-use std::path::Path;
+use crate::exporters::record::Recording;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -24,6 +25,12 @@ pub(super) struct Args {
     /// How log lines are written.
     #[arg(long, value_enum, default_value = "text", env = "PLIMSOLL_LOG_FORMAT")]
     log_format: LogFormat,
+    /// Write every answer to this file, redacted, for `plimsoll replay --responses`.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Size of that file, in MB; one before it is kept.
+    #[arg(long, value_name = "MB", default_value = "256", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    record_max_mb: u64,
 }
 
 pub(super) fn main(args: &Args) -> ExitCode {
@@ -32,10 +39,14 @@ pub(super) fn main(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
+    let recording = args
+        .record
+        .clone()
+        .map(|path| Recording { path, max_bytes: args.record_max_mb.saturating_mul(1 << 20) });
     let _log = start_logging(args.log_format, "info");
     match runtime() {
         Ok(runtime) => {
-            let code = runtime.block_on(run(config, path));
+            let code = runtime.block_on(run(config, path, recording));
             // Tasks that a dead peer holds up must not hold up the end.
             runtime.shutdown_background();
             code
@@ -68,7 +79,7 @@ impl Signals {
     }
 }
 
-async fn run(config: Config, path: Option<&Path>) -> ExitCode {
+async fn run(config: Config, path: Option<&Path>, record: Option<Recording>) -> ExitCode {
     let failed = |what: &dyn std::fmt::Display| {
         say(&what.to_string());
         ExitCode::FAILURE
@@ -78,7 +89,7 @@ async fn run(config: Config, path: Option<&Path>) -> ExitCode {
         Err(error) => return failed(&format!("signals cannot be received: {error}")),
     };
     let (admin, routes) = (config.admin.clone(), routes(&config));
-    let mut running = match app::start(config, Seams::default()).await {
+    let mut running = match app::start(config, Seams { record, ..Seams::default() }).await {
         Ok(running) => running,
         Err(error) => return failed(&error),
     };

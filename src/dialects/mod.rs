@@ -20,6 +20,11 @@ use std::time::Duration;
 /// Longest wait believed (a plan's week, and a day more).
 const MAX_RETRY_AFTER: u64 = 8 * 24 * 3600;
 
+/// [`read_head`], which keeps the headers that may be shown of successes too: for recording.
+pub fn read_head_to_record(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
+    Limits { shown: shown::of(headers), ..read_head(status, headers, now) }
+}
+
 /// Reads what a response head says about limits. Every header is optional; `now` is used only where
 /// the response carries no `Date` of its own.
 pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {

@@ -449,8 +449,12 @@ fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
     for (outcome, count) in [("applied", &stats.reloads), ("refused", &stats.reloads_refused)] {
         push(&RELOADS, Point::new(known(vec![(key::OUTCOME, outcome.into())]), Value::Whole(count.get())));
     }
-    let exporters: [(&'static str, &Deliveries); 3] =
-        [("alertmanager", &stats.alertmanager), ("otlp_metrics", &stats.otlp), ("otlp_spans", &stats.spans)];
+    let exporters: [(&'static str, &Deliveries); 4] = [
+        ("alertmanager", &stats.alertmanager),
+        ("otlp_metrics", &stats.otlp),
+        ("otlp_spans", &stats.spans),
+        ("record", &stats.record),
+    ];
     for (exporter, deliveries) in exporters {
         for (outcome, n) in
             [("sent", &deliveries.sent), ("failed", &deliveries.failed), ("dropped", &deliveries.dropped)]

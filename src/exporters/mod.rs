@@ -6,4 +6,5 @@ pub mod catalogue;
 pub mod genai;
 pub mod otlp;
 pub mod prometheus;
+pub mod record;
 pub mod spans;

@@ -102,13 +102,15 @@ fn answer(n: usize) -> http::Response<Full<bytes::Bytes>> {
 }
 
 /// The sidecar as a process, its log at trace level, everything configured that can be.
-async fn sidecar(config: &str, otlp: SocketAddr) -> (Child, Arc<Mutex<String>>) {
+async fn sidecar(config: &str, otlp: SocketAddr, record: &std::path::Path) -> (Child, Arc<Mutex<String>>) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(config.as_bytes()).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_plimsoll"))
         .env_clear()
         .kill_on_drop(true)
-        .args(["run", "--log-format", "json", "--config"])
+        .args(["run", "--log-format", "json", "--record"])
+        .arg(record)
+        .arg("--config")
         .arg(file.path())
         .envs([
             ("PLIMSOLL_LOG", "trace"),
@@ -190,7 +192,9 @@ async fn no_secret_and_no_person_is_in_anything_it_says() {
         alerts.address,
         status.path().display()
     );
-    let (mut child, log) = sidecar(&config, otlp.address).await;
+    let dir = tempfile::tempdir().unwrap();
+    let recorded = dir.path().join("answers.jsonl");
+    let (mut child, log) = sidecar(&config, otlp.address, &recorded).await;
     let hop = address(&log, "hop listens").await;
     let metrics = address(&log, "metrics, health and runbooks").await;
     let admin = address(&log, "admin port").await;
@@ -224,6 +228,9 @@ async fn no_secret_and_no_person_is_in_anything_it_says() {
     assert!(packet.contains(": READY"), "{packet}");
     said.push(("explain".to_owned(), explained().await));
     said.push(("OTLP".to_owned(), otlp.debug()));
+    let record = std::fs::read_to_string(&recorded).unwrap();
+    assert!(record.lines().count() >= 8, "{record}");
+    said.push(("record".to_owned(), record));
     said.push(("alerts".to_owned(), format!("{:?}", alerts.posts())));
     child.kill().await.unwrap();
     said.push(("log at trace level".to_owned(), log.lock().unwrap().clone()));

@@ -6,6 +6,7 @@ mod support;
 
 mod architecture;
 mod assets;
+mod backtest;
 mod canary;
 mod docs;
 mod evidence;

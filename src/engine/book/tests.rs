@@ -56,6 +56,7 @@ fn end(route: &str, status: u16, limits: Arc<Limits>, bytes: u64, now: Timestamp
         call: Arc::new(Call { started: now, ..(*call(route)).clone() }),
         model: Some(ModelGroup::of_model("claude-opus-5-5")),
         at: now,
+        headed: Some(now),
         status: Some(status),
         outcome: Outcome::Complete,
         limits,

@@ -48,6 +48,20 @@ impl Rates {
         }
     }
 
+    /// The rates as headers bear them out, and what others take beside them. Where headers fall by less
+    /// than calls are booked with (a cache pays for part of them, say), each call takes that much less.
+    pub(super) fn shared_with(&self, others: f64) -> (Self, f64) {
+        if others >= 0.0 || self.sum[1] <= 0.0 {
+            return (*self, others.max(0.0));
+        }
+        let borne_out = (1.0 + others / self.sum[1]).clamp(0.0, 1.0);
+        let scaled = Self {
+            sum: self.sum.map(|sum| sum * borne_out),
+            squares: self.squares.map(|square| square * borne_out * borne_out),
+        };
+        (scaled, 0.0)
+    }
+
     /// What was added for a call that took nothing.
     pub(super) fn take_back(&mut self, amount: f64) {
         for (at, tau) in TAUS.iter().enumerate() {

@@ -109,7 +109,7 @@ struct State {
     capacity: f64,
     level: f64,
     bursts: Burstiness,
-    /// What others take, per second.
+    /// What others take, per second; below zero where our own calls take less than they are booked with.
     others: f64,
     /// When a header last told of it.
     seen: f64,
@@ -342,11 +342,12 @@ impl Pool {
         if self.now - state.seen > UNOBSERVED.as_secs_f64() {
             return 0.0;
         }
-        let (rates, refill) = (self.rates(slot), state.capacity / 60.0);
+        let (rates, others) = self.rates(slot).shared_with(state.others);
+        let refill = state.capacity / 60.0;
         let room = self.room(slot, state.level).max(0.0);
         let horizon = knobs.horizon.as_secs_f64();
         let of = |draw: f64, horizon: f64| {
-            let net = draw + state.others.max(0.0) - refill;
+            let net = draw + others - refill;
             if net > 0.0 { horizon / (room / net).max(SHORTEST) } else { 0.0 }
         };
         let fast = demand::expected(&rates, state.bursts.believed(), knobs.caution);

@@ -174,6 +174,7 @@ pub struct CallTap {
     request: Arc<RequestTap>,
     concurrency: u64,
     status: Option<u16>,
+    headed: Option<Timestamp>,
     limits: Arc<Limits>,
     answer: Option<Answer>,
     outcome: Outcome,
@@ -239,6 +240,7 @@ impl CallTap {
             request,
             concurrency,
             status: None,
+            headed: None,
             limits: Arc::default(),
             answer: None,
             // Until something else is seen: the future was dropped because the client went away.
@@ -256,6 +258,7 @@ impl CallTap {
     pub fn head(&mut self, head: &response::Parts) {
         self.status = Some(head.status.as_u16());
         let now = self.meter.clock.now();
+        self.headed = Some(now);
         let read_head = self.meter.read_head;
         let limits = self.meter.guarded(|| read_head(head.status.as_u16(), &head.headers, now));
         self.limits = Arc::new(limits.unwrap_or_default());
@@ -315,6 +318,7 @@ impl CallTap {
             call: self.call.clone(),
             model,
             at: self.meter.clock.now(),
+            headed: self.headed,
             status: self.status,
             outcome: self.outcome,
             limits: self.limits.clone(),
