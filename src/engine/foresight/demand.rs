@@ -122,6 +122,17 @@ pub(super) fn expected(rates: &Rates, believed: f64, doubts: f64) -> f64 {
     steady + believed * (fast - steady) - doubts * variance.max(0.0).sqrt()
 }
 
+/// The rate that a steady rise will have reached in so many seconds, less `doubts` of its deviations. Both
+/// slow rates lag behind by their time constants, so their difference is the slope.
+pub(super) fn rising(rates: &Rates, doubts: f64, ahead: f64) -> f64 {
+    let [_, near, far] = rates.sum;
+    let slope = (near - far) / (TAUS[2] - TAUS[1]);
+    let lag = (TAUS[1] + ahead) / (TAUS[2] - TAUS[1]);
+    let square = rates.squares[1];
+    let variance = square * ((1.0 + lag).powi(2) / 32.0 + lag * lag / 64.0 - 2.0 * (1.0 + lag) * lag / 48.0);
+    if slope > 0.0 { near + slope * (TAUS[1] + ahead) - doubts * variance.max(0.0).sqrt() } else { 0.0 }
+}
+
 /// The rate of the last half minute, less half of its deviation: slow, and hardly ever wrong.
 pub(super) fn steady(rates: &Rates) -> f64 {
     rates.sum[2] - 0.5 * (rates.squares[2] / 64.0).sqrt()

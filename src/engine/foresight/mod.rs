@@ -10,7 +10,7 @@
 //! and set right by every header, within the header's own rounding. What headers show beyond our own
 //! calls is the draw of others on the same buckets, and is expected to go on.
 //! **Demand.** See [`demand`]: rates over 1, 16 and 32 seconds, the fast one believed as far as this
-//! traffic's bursts were real before.
+//! traffic's bursts were real before, the slow two giving the slope of a steady rise.
 //! **Score.** How much longer than the horizon the expected draw, less the refill, would have to last to
 //! empty what is left: `1` is "empty when the horizon ends", `2` "in half of it".
 //! **Alert.** See [`record`]: two rungs, each with a shadow whose record says whether it may speak.
@@ -351,7 +351,9 @@ impl Pool {
             if net > 0.0 { horizon / (room / net).max(SHORTEST) } else { 0.0 }
         };
         let fast = demand::expected(&rates, state.bursts.believed(), knobs.caution);
-        of(fast, horizon).max(of(demand::steady(&rates), SLOW * horizon))
+        // A rise that goes on stands, on average, where it will be in the middle of the horizon.
+        let rising = demand::rising(&rates, knobs.caution, horizon / 2.0);
+        of(fast, horizon).max(of(demand::steady(&rates), SLOW * horizon)).max(of(rising, horizon))
     }
 
     /// The clock was set back.
