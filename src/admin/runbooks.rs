@@ -11,6 +11,7 @@ macro_rules! runbooks {
 runbooks![
     "PlimsollBucketExhausting",
     "PlimsollBucketPressure",
+    "PlimsollBurst",
     "PlimsollHeadersMissing",
     "PlimsollRouteChanged",
     "PlimsollThrottled",

@@ -19,6 +19,8 @@ pub enum AlertName {
     BucketPressure,
     /// A bucket is about to be empty.
     BucketExhausting,
+    /// The traffic's shape nears a ceiling that has refused it before.
+    Burst,
     /// Calls are being refused.
     Throttled,
     /// The route was changed while calls were being refused.
@@ -27,14 +29,15 @@ pub enum AlertName {
 
 impl AlertName {
     /// Every alert.
-    pub const ALL: [Self; 4] =
-        [Self::BucketPressure, Self::BucketExhausting, Self::Throttled, Self::RouteChanged];
+    pub const ALL: [Self; 5] =
+        [Self::BucketPressure, Self::BucketExhausting, Self::Burst, Self::Throttled, Self::RouteChanged];
 
     /// Value of the `alertname` label; also the runbook's file stem.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BucketPressure => "PlimsollBucketPressure",
             Self::BucketExhausting => "PlimsollBucketExhausting",
+            Self::Burst => "PlimsollBurst",
             Self::Throttled => "PlimsollThrottled",
             Self::RouteChanged => "PlimsollRouteChanged",
         }
@@ -44,7 +47,7 @@ impl AlertName {
     /// mute a stranger.
     pub const fn severity(self) -> Severity {
         match self {
-            Self::BucketPressure | Self::Throttled | Self::RouteChanged => Severity::Warning,
+            Self::BucketPressure | Self::Burst | Self::Throttled | Self::RouteChanged => Severity::Warning,
             Self::BucketExhausting => Severity::Critical,
         }
     }

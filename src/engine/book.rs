@@ -8,13 +8,14 @@
 
 use super::alert::{Alert, AlertName, BucketAlerts, Change, Identity, Latch, Thresholds};
 use super::bucket::Bucket;
+use super::burst::Use;
 use super::foresight::Told;
 use super::incident::Incident;
 use super::incidents::{Incidents, Turn};
 use super::pools::{PoolKey, Pools, pooled};
 use super::snapshot::{BucketView, MissingKey, RejectionKey, RejectionView, Snapshot};
 use super::window::Window as Rolling;
-use crate::limit::{Limiter, Reading, Scope, Timestamp, Window};
+use crate::limit::{Amount, Limiter, Reading, Scope, Timestamp, Window};
 use crate::observation::{Account, Call, Client, End, ErrorBody, Head, Limits, Mark, Outcome, Start};
 use crate::owner::{Class, Evidence, Owners, Verdict, judge};
 use crate::route::{ModelGroup, Owner, OwnerKind, RouteName, Surface};
@@ -354,6 +355,9 @@ impl Book {
         let home = verdict.surface.owner_kind();
         let owner = self.owners.resolve_for(verdict.owner_kind, home, account, &call.route);
         let identity = self.reject(&end, &owner, &verdict);
+        if verdict.class == Class::Burst {
+            self.alerts_version += self.pools.burst(&end, &verdict, &identity);
+        }
         if verdict.class != Class::NotALimit && self.incidents.failure(&end, &owner, &verdict, identity) {
             self.alerts_version += 1;
         }
@@ -476,9 +480,9 @@ impl Book {
         });
         let of_pools = self.pools.up().map(|up| Alert {
             name: up.name,
-            identity: up.identity.clone(),
+            utilization: self.utilization(&up.identity, up.key, now),
+            identity: up.identity,
             since: up.since,
-            utilization: self.utilization(up.identity, up.key, now),
             empty_in: up.empty_in,
             route: up.route.clone(),
             detail: None,
@@ -502,6 +506,7 @@ impl Book {
     pub fn snapshot(&self, now: Timestamp) -> Snapshot {
         let mut buckets: Vec<BucketView> =
             self.buckets.iter().map(|(key, e)| self.view(key, e, now)).collect();
+        buckets.extend(self.pools.shapes(now).map(|(identity, pool, of)| shape(identity, pool, of, now)));
         buckets.sort_by(|a, b| labels(a).cmp(&labels(b)).then(worst_first(a, b)));
         buckets.dedup_by(|later, first| labels(later) == labels(first));
         let mut rejections: Vec<RejectionView> = self
@@ -584,6 +589,27 @@ fn route_changed(incident: &Incident) -> Option<Alert> {
         route: incident.route.clone(),
         detail: Some(changes.collect::<Vec<_>>().join("; ").into()),
     })
+}
+
+/// A ceiling of the traffic's shape as a bucket: what is asked for now is what is used of it.
+fn shape(identity: Identity, pool: &PoolKey, of: Use, now: Timestamp) -> BucketView {
+    let used = of.used / of.limit;
+    BucketView {
+        owner: identity.owner,
+        surface: pool.surface,
+        limiter: identity.limiter,
+        window: identity.window,
+        scope: identity.scope,
+        model: identity.model,
+        region: identity.region,
+        limit: Some(Amount::new(of.limit as u64)),
+        remaining: Some(Amount::new((of.limit - of.used).max(0.0) as u64)),
+        utilization: Some(used),
+        peak: Some(used),
+        empty_in: None,
+        resets: None,
+        observed: now,
+    }
 }
 
 type Labels<'a> = (&'a Owner, Surface, &'a Limiter, Window, Scope, &'a ModelGroup, Option<&'a str>);

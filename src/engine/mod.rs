@@ -4,6 +4,7 @@
 pub mod alert;
 mod book;
 mod bucket;
+mod burst;
 pub mod foresight;
 mod incident;
 mod incidents;

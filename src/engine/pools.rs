@@ -6,10 +6,11 @@
 //! fit is counted and costs foresight, never a call.
 
 use super::alert::{AlertName, Identity};
+use super::burst::{Burst, Shape, Use};
 use super::foresight::{Pool, Signal, Slot, Told, UNOBSERVED};
-use crate::limit::{Knobs, Limiter, Timestamp};
+use crate::limit::{Amount, Knobs, Limiter, Scope, Timestamp, Window};
 use crate::observation::{Account, Call, Credential, End, Head, Start};
-use crate::owner::Owners;
+use crate::owner::{Owners, Verdict};
 use crate::route::{ModelGroup, Owner, RouteName, Surface};
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
@@ -53,20 +54,24 @@ struct Entry {
     signal: Signal,
     /// Since when the warning, and the critical alert, are up.
     since: [Option<Timestamp>; 2],
+    burst: Burst,
+    /// What an alert on the traffic's shape is about; absent before such a limit has refused.
+    shape: Option<Identity>,
 }
 
 impl Entry {
     /// Looks at the pool; how many alerts began, ended or changed what they are about.
     fn look(&mut self, now: Timestamp) -> u64 {
+        let bursts = self.burst.look(self.pool.in_flight(), now);
         let before = std::mem::replace(&mut self.signal, self.pool.look(&self.knobs, now));
         if before == self.signal {
-            return 0;
+            return bursts;
         }
         let up = [self.signal.warning.is_some(), self.signal.critical];
         for (since, up) in self.since.iter_mut().zip(up) {
             *since = up.then(|| since.unwrap_or(now));
         }
-        1
+        bursts + 1
     }
 }
 
@@ -79,7 +84,7 @@ struct Open {
 /// A pool's alert that is up.
 pub(super) struct Up<'a> {
     pub(super) name: AlertName,
-    pub(super) identity: &'a Identity,
+    pub(super) identity: Identity,
     pub(super) since: Timestamp,
     pub(super) route: &'a RouteName,
     pub(super) empty_in: Option<Duration>,
@@ -144,6 +149,7 @@ impl Pools {
         }
         let Some(entry) = self.pools.get_mut(&id) else { return 0 };
         let tokens = entry.pool.start(body, at);
+        entry.burst.start(tokens, at);
         self.open.insert(call, Open { pool: id, tokens, at });
         entry.look(at)
     }
@@ -208,6 +214,8 @@ impl Pools {
             about: [const { None }; 4],
             signal: Signal::default(),
             since: [None; 2],
+            burst: Burst::new(),
+            shape: None,
         };
         self.pools.insert(id, entry);
         Some(id)
@@ -245,6 +253,20 @@ impl Pools {
         let used = end.usage.filter(|_| !refused);
         let used = used.map(|used| (used.input.get() + used.cache_write.get(), used.output.get()));
         entry.pool.end((end.request.body_bytes > 0).then_some(end.request.body_bytes), used, end.at);
+        entry.look(end.at)
+    }
+
+    /// A limit of the traffic's shape refused a call: its ceiling is learnt. `about` is what an alert on it
+    /// will be about, its limiter apart.
+    pub(super) fn burst(&mut self, end: &End, verdict: &Verdict, about: &Identity) -> u64 {
+        let lane = lane(&end.call, end.model.as_ref());
+        let Some(entry) = self.lanes.get(&lane).and_then(|id| self.pools.get_mut(id)) else { return 0 };
+        let concurrency = verdict.limiter.as_ref().is_some_and(|limiter| *limiter == Limiter::CONCURRENCY);
+        let shape = if concurrency { Shape::Concurrency } else { Shape::Acceleration };
+        let stated = (verdict.stated.limit.map(Amount::get), verdict.stated.next_limit.map(Amount::get));
+        let in_flight = u32::try_from(end.concurrency).unwrap_or(u32::MAX);
+        entry.burst.refused(shape, stated, in_flight, end.at);
+        entry.shape = Some(about.clone());
         entry.look(end.at)
     }
 
@@ -287,6 +309,7 @@ impl Pools {
     pub(super) fn set_back(&mut self, by: Duration) {
         for entry in self.pools.values_mut() {
             entry.pool.set_back(by);
+            entry.burst.set_back(by);
             entry.since = entry.since.map(|at| at.map(|at| at.minus(by)));
         }
         self.open.values_mut().for_each(|open| open.at = open.at.minus(by));
@@ -301,17 +324,47 @@ impl Pools {
 
     /// The alerts that are up.
     pub(super) fn up(&self) -> impl Iterator<Item = Up<'_>> {
-        let names = [AlertName::BucketPressure, AlertName::BucketExhausting];
+        self.pools.values().flat_map(|entry| of_buckets(entry).chain(of_shapes(entry)))
+    }
+
+    /// What is known of the traffic's shape: what it is about, whose calls, how much is used.
+    pub(super) fn shapes(&self, now: Timestamp) -> impl Iterator<Item = (Identity, &PoolKey, Use)> {
         self.pools.values().flat_map(move |entry| {
-            let about =
-                entry.signal.warning.and_then(|slot| Some((slot, entry.about[slot as usize].as_ref()?)));
-            names.into_iter().zip(entry.since).filter_map(move |(name, since)| {
-                let ((slot, identity), since) = (about?, since?);
-                let empty_in = entry.pool.empty_in(slot, &entry.knobs);
-                Some(Up { name, identity, since, route: &entry.route, empty_in, key: &entry.key })
+            Shape::ALL.into_iter().filter_map(move |shape| {
+                let of = entry.burst.used(shape, entry.pool.in_flight(), now)?;
+                Some((shaped(entry, shape)?, &entry.key, of))
             })
         })
     }
+}
+
+fn of_buckets(entry: &Entry) -> impl Iterator<Item = Up<'_>> {
+    let names = [AlertName::BucketPressure, AlertName::BucketExhausting];
+    let about = entry.signal.warning.and_then(|slot| Some((slot, entry.about[slot as usize].as_ref()?)));
+    names.into_iter().zip(entry.since).filter_map(move |(name, since)| {
+        let ((slot, identity), since) = (about?, since?);
+        let empty_in = entry.pool.empty_in(slot, &entry.knobs);
+        let identity = identity.clone();
+        Some(Up { name, identity, since, route: &entry.route, empty_in, key: &entry.key })
+    })
+}
+
+fn of_shapes(entry: &Entry) -> impl Iterator<Item = Up<'_>> {
+    Shape::ALL.into_iter().filter_map(move |shape| {
+        let since = entry.burst.up(shape)?;
+        let (name, identity) = (AlertName::Burst, shaped(entry, shape)?);
+        Some(Up { name, identity, since, route: &entry.route, empty_in: None, key: &entry.key })
+    })
+}
+
+/// What an alert on the shape of a pool's calls is about: only what this process sees of it.
+fn shaped(entry: &Entry, shape: Shape) -> Option<Identity> {
+    let window = match shape {
+        Shape::Acceleration => Window::Minute,
+        Shape::Concurrency => Window::Unknown,
+    };
+    let about = entry.shape.clone()?;
+    Some(Identity { limiter: shape.limiter(), window, scope: Scope::Local, ..about })
 }
 
 fn lane(call: &Call, model: Option<&ModelGroup>) -> Lane {

@@ -117,6 +117,7 @@ pub const fn summary(name: AlertName) -> &'static str {
     match name {
         AlertName::BucketPressure => "A rate-limit bucket is under pressure.",
         AlertName::BucketExhausting => "A rate-limit bucket is about to be empty.",
+        AlertName::Burst => "The traffic nears a ceiling of growth or of calls at once.",
         AlertName::Throttled => "Calls are being refused by a limit.",
         AlertName::RouteChanged => "The route was changed while a limit was refusing calls.",
     }

@@ -114,6 +114,50 @@ fn token_counting_is_another_pool() {
     assert_eq!(book.snapshot(at(0.0)).buckets[0].limiter.as_str(), "count_tokens_input_tokens");
 }
 
+/// An acceleration limit is in no header: it is learnt from its refusal, and held against own calls.
+#[test]
+fn a_ceiling_of_growth_is_learnt_from_its_refusal_and_has_its_own_alert() {
+    let mut book = book(BookLimits::default());
+    let call_at = |id: u64, secs: f64| Arc::new(Call { id, started: at(secs), ..(*call("search")).clone() });
+    let mut sent = 0;
+    let mut send = |book: &mut Book, secs: f64, status: u16| {
+        sent += 1;
+        let (call, model) = (call_at(sent, secs), Some(ModelGroup::of_model("claude-opus-5-5")));
+        book.start(&Start { call: call.clone(), model: model.clone(), at: at(secs), body_bytes: 8_000 });
+        book.head(&Head { call: call.clone(), model, at: at(secs), status, limits: limits("w", 50_000) });
+        let mut end = end("search", status, limits("w", 50_000), 8_000, at(secs));
+        end.call = call;
+        end.usage = Some(Usage { input: Amount::new(2_000), ..Usage::default() });
+        if status == 429 {
+            let words = "This request would exceed your organization's maximum usage increase rate for input tokens per minute. Your current limit is 58,276 input tokens per minute, and will increase to 68,276 at the next minute boundary.";
+            let body =
+                format!(r#"{{"type":"error","error":{{"type":"rate_limit_error","message":"{words}"}}}}"#);
+            end.error = Some(Box::new(crate::dialects::error_text::read(body.as_bytes(), false, false)));
+        }
+        book.end(end)
+    };
+    let bursts = |book: &Book, secs: f64| -> Vec<Alert> {
+        let all = book.alerts(at(secs)).into_iter();
+        all.filter(|alert| alert.name == AlertName::Burst).collect()
+    };
+    send(&mut book, 0.0, 200);
+    let judged = send(&mut book, 1.0, 429);
+    assert_eq!(judged.verdict.unwrap().class, Class::Burst);
+    let row = |book: &Book, secs: f64| {
+        let mut all = book.snapshot(at(secs)).buckets.into_iter();
+        all.find(|bucket| bucket.limiter == Limiter::ACCELERATION)
+    };
+    assert_eq!(row(&book, 1.0).unwrap().limit, Some(Amount::new(58_276)));
+    assert_eq!(bursts(&book, 1.0), []);
+    (2..40).for_each(|n| drop(send(&mut book, f64::from(n), 200)));
+    let alerts = bursts(&book, 40.0);
+    assert_eq!(alerts.len(), 1);
+    assert_eq!(alerts[0].identity.limiter, Limiter::ACCELERATION);
+    assert_eq!(alerts[0].identity.scope, Scope::Local);
+    (40..160).step_by(5).for_each(|n| book.tick(at(f64::from(n))));
+    assert_eq!(bursts(&book, 160.0), [], "calm again");
+}
+
 #[test]
 fn the_table_of_buckets_is_bounded_and_says_what_it_folded() {
     let mut book = book(BookLimits { buckets: 100, ..BookLimits::default() });

@@ -356,6 +356,11 @@ impl Pool {
         of(fast, horizon).max(of(demand::steady(&rates), SLOW * horizon)).max(of(rising, horizon))
     }
 
+    /// Calls that are open.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
     /// The clock was set back.
     pub fn set_back(&mut self, by: Duration) {
         self.origin = self.origin.minus(by);
