@@ -6,11 +6,12 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue};
 use plimsoll::config::Semconv;
 use plimsoll::dialects::{self, error_text};
+use plimsoll::engine::foresight::{Pool, Slot, Told};
 use plimsoll::engine::{Book, BookLimits, Thresholds};
 use plimsoll::exporters::catalogue::Facts;
 use plimsoll::exporters::genai::GenAi;
 use plimsoll::exporters::prometheus::{Format, render};
-use plimsoll::limit::Timestamp;
+use plimsoll::limit::{Knobs, Timestamp};
 use plimsoll::observation::{AuthKind, Call, Client, Credential, ErrorBody, Head};
 use plimsoll::owner::{Evidence, Owners, judge};
 use plimsoll::route::{ModelGroup, RouteName, Surface};
@@ -150,14 +151,39 @@ fn observations(one: &HeaderMap, start: Timestamp) {
         let models: Vec<ModelGroup> =
             (0..buckets).map(|n| ModelGroup::of_model(&format!("model-{n}"))).collect();
         let head = head(&call, one, &model, start);
-        for model in &models {
-            book.head(&Head { model: Some(model.clone()), ..head.clone() });
-        }
+        // A call for each model, on its way: one observation is one head.
+        let heads: Vec<Head> = models
+            .iter()
+            .enumerate()
+            .map(|(id, model)| {
+                let call = Arc::new(Call { id: id as u64, ..(*call).clone() });
+                Head { call, model: Some(model.clone()), ..head.clone() }
+            })
+            .collect();
+        heads.iter().for_each(|head| book.head(head));
         timed(&format!("engine: one observation among {} buckets", buckets * 3), 20_000, |n| {
-            let model = models[n as usize % models.len()].clone();
-            book.head(&Head { model: Some(model), ..head.clone() });
+            book.head(&heads[n as usize % heads.len()]);
         });
     }
+    foresight(start);
+}
+
+/// What foresight alone costs: a call's start, the three buckets of its header, a look, its end.
+fn foresight(start: Timestamp) {
+    let mut pool = Pool::new(start);
+    let knobs = Knobs::default();
+    let mut at = start;
+    timed("foresight: a call, from start to end (wanted: 1 us)", 100_000, |n| {
+        at = at.plus(Duration::from_millis(5));
+        black_box(pool.start(Some(8_000), at));
+        for slot in [Slot::Requests, Slot::Input, Slot::Output] {
+            let remaining = 1_900_000 - u64::from(n % 100) * 1_000;
+            pool.told(Told { slot, limit: 2_000_000, remaining, rounding: 1_000, full: None }, at);
+        }
+        black_box(pool.look(&knobs, at));
+        pool.end(Some(8_000), Some((2_000, 100)), at);
+    });
+    println!("foresight: a pool of up to four buckets keeps {} bytes", size_of::<Pool>());
 }
 
 fn scrape(one: &HeaderMap, start: Timestamp) {

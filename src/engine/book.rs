@@ -12,7 +12,7 @@ use super::burst::Use;
 use super::foresight::Told;
 use super::incident::Incident;
 use super::incidents::{Incidents, Turn};
-use super::pools::{PoolKey, Pools, pooled};
+use super::pools::{PoolKey, Pools, Whose, pooled};
 use super::snapshot::{BucketView, MissingKey, RejectionKey, RejectionView, Snapshot};
 use super::window::Window as Rolling;
 use crate::limit::{Amount, Limiter, Reading, Scope, Timestamp, Window};
@@ -240,20 +240,16 @@ impl Book {
 
     /// Tells the pool of a head what it says of minute buckets.
     fn foresee(&mut self, head: &Head, surface: Surface, owner: &Owner) {
-        let told = head.limits.readings.iter().filter_map(|reading| {
-            let told = Told::of(reading)?;
-            Some((told, identity(reading, owner.clone(), head.model.as_ref(), &head.call)))
-        });
-        let told: Vec<_> = told.collect();
-        let key = PoolKey {
-            owner: owner.clone(),
+        let whose = Whose {
+            owner,
             surface,
-            account: head.limits.account.clone(),
-            model: head.model.clone().unwrap_or_else(ModelGroup::none),
-            region: head.call.region.clone(),
+            account: &head.limits.account,
+            model: head.model.as_ref(),
+            region: head.call.region.as_ref(),
         };
         let knobs = self.owners.knobs(&owner.id).unwrap_or(self.thresholds.knobs);
-        self.alerts_version += self.pools.head(head, key, &told, knobs, self.limits.buckets);
+        let about = |reading: &Reading| identity(reading, owner.clone(), head.model.as_ref(), &head.call);
+        self.alerts_version += self.pools.head(head, whose, knobs, self.limits.buckets, about);
     }
 
     /// Counts a success on a route to Anthropic's Messages that shows no limit header: something between

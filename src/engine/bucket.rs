@@ -18,10 +18,16 @@ use super::window::Window;
 use crate::limit::{Amount, Level, Reading, Refill, Standing, Timestamp};
 use std::time::Duration;
 
-/// Slices in a bucket's windows; one is a sixtieth of the limiter's own window.
-const SLICES: usize = 60;
+/// One slice of the draw is this part of the limiter's own window.
+const SLICES: u32 = 60;
+/// Slices that are kept: as many as the longer horizon takes.
+const KEPT: usize = 30;
+/// Slices of the peak, which is over 60 s whatever the limiter's window is: it bridges scrapes.
+const PEAKS: usize = 21;
+/// Each: the newest is a part only, and the others must make up the 60 s.
+const PEAK_SLICE: Duration = Duration::from_secs(3);
 /// The two horizons of the forecast, in slices.
-const HORIZONS: [usize; 2] = [8, 30];
+const HORIZONS: [usize; 2] = [8, KEPT];
 /// A bucket seen for less than this many slices has no trend.
 const MIN_SLICES: u32 = 2;
 /// Observations that arrive later than one from this much after them are out of order.
@@ -50,8 +56,8 @@ pub struct Bucket {
     observed: Timestamp,
     resets: Option<Timestamp>,
     standing: Option<Standing>,
-    draws: Window<SLICES>,
-    peaks: Window<SLICES>,
+    draws: Window<KEPT>,
+    peaks: Window<PEAKS>,
     late: u64,
 }
 
@@ -60,7 +66,7 @@ impl Bucket {
     pub fn new(reading: &Reading, at: Timestamp) -> Option<Self> {
         let (limit, level, fraction) = measure(reading)?;
         let length = reading.window.length().unwrap_or(Duration::from_secs(30 * 24 * 3600));
-        let slice = length / SLICES as u32;
+        let slice = length / SLICES;
         let mut bucket = Self {
             refill: reading.refill,
             length,
@@ -73,8 +79,7 @@ impl Bucket {
             resets: reading.resets,
             standing: reading.standing,
             draws: Window::new(slice),
-            // The peak is over 60 s whatever the limiter's window is: it bridges scrapes.
-            peaks: Window::new(Duration::from_secs(1)),
+            peaks: Window::new(PEAK_SLICE),
             late: 0,
         };
         bucket.raise_peak(at);
@@ -100,7 +105,7 @@ impl Bucket {
             // Another limit, or a new period: levels before and after do not compare.
             self.limit = limit;
             self.fraction = fraction;
-            self.draws = Window::new(self.length / SLICES as u32);
+            self.draws = Window::new(self.length / SLICES);
             self.first_seen = at;
         } else {
             let drawn = self.level_at(at).saturating_sub(level);
@@ -203,7 +208,7 @@ impl Bucket {
 
     /// When it will be empty, if it is draining.
     pub fn forecast(&self, now: Timestamp) -> Option<Forecast> {
-        let slice = self.length / SLICES as u32;
+        let slice = self.length / SLICES;
         let seen = now.since(self.first_seen);
         if seen < slice * MIN_SLICES || self.unobserved(now) {
             return None;
@@ -418,6 +423,14 @@ mod tests {
         }
         let forecast = bucket.forecast(at(1200.0)).expect("reset in 130 minutes");
         assert!((forecast.empty_in.as_secs_f64() / 60.0 - 60.0).abs() < 8.0, "{forecast:?}");
+    }
+
+    /// With its share of a pool it stays within a kilobyte.
+    #[test]
+    fn a_bucket_is_small() {
+        let pool = size_of::<crate::engine::foresight::Pool>() / 3;
+        let bytes = size_of::<Bucket>();
+        assert!(bytes + pool <= 1_024, "{bytes} bytes, and {pool} of its pool");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use super::alert::{AlertName, Identity};
 use super::burst::{Burst, Shape, Use};
 use super::foresight::{Pool, Signal, Slot, Told, UNOBSERVED};
-use crate::limit::{Amount, Knobs, Limiter, Scope, Timestamp, Window};
+use crate::limit::{Amount, Knobs, Limiter, Reading, Scope, Timestamp, Window};
 use crate::observation::{Account, Call, Credential, End, Head, Start};
 use crate::owner::{Owners, Verdict};
 use crate::route::{ModelGroup, Owner, RouteName, Surface};
@@ -34,6 +34,36 @@ pub(super) struct PoolKey {
     pub(super) account: Account,
     pub(super) model: ModelGroup,
     pub(super) region: Option<Arc<str>>,
+}
+
+/// A [`PoolKey`] as an answer shows it.
+#[derive(Clone, Copy)]
+pub(super) struct Whose<'a> {
+    pub(super) owner: &'a Owner,
+    pub(super) surface: Surface,
+    pub(super) account: &'a Account,
+    pub(super) model: Option<&'a ModelGroup>,
+    pub(super) region: Option<&'a Arc<str>>,
+}
+
+impl Whose<'_> {
+    fn is(&self, key: &PoolKey) -> bool {
+        key.surface == self.surface
+            && self.model.map_or_else(|| key.model == ModelGroup::none(), |model| *model == key.model)
+            && key.account == *self.account
+            && key.owner == *self.owner
+            && key.region.as_ref() == self.region
+    }
+
+    fn key(&self) -> PoolKey {
+        PoolKey {
+            owner: self.owner.clone(),
+            surface: self.surface,
+            account: self.account.clone(),
+            model: self.model.cloned().unwrap_or_else(ModelGroup::none),
+            region: self.region.cloned(),
+        }
+    }
 }
 
 /// What is known of a call before it is answered.
@@ -154,38 +184,50 @@ impl Pools {
         entry.look(at)
     }
 
-    /// Takes in what a head tells of minute buckets. How many alerts changed, and whether the head told
-    /// of any such bucket.
+    /// Takes in what a head tells of minute buckets; `identity` is what an alert on a reading is about. How
+    /// many alerts changed.
     pub(super) fn head(
         &mut self,
         head: &Head,
-        key: PoolKey,
-        told: &[(Told, Identity)],
+        whose: Whose<'_>,
         knobs: Knobs,
         most: usize,
+        identity: impl Fn(&Reading) -> Identity,
     ) -> u64 {
-        let call = &head.call;
-        if told.is_empty() || !draws(call) {
+        let mut told = head.limits.readings.iter().filter_map(|r| Some((Told::of(r)?, r))).peekable();
+        if told.peek().is_none() || !draws(&head.call) {
             return 0;
         }
-        let Some(id) = self.pool(key, &call.route, knobs, head.at, most) else { return 0 };
-        let lane = lane(call, head.model.as_ref());
+        let open = self.open.get(&head.call.id).map(|open| open.pool);
+        // The usual way: the call was booked where its answer says that it belongs. Nothing is looked up by
+        // name, nothing is copied.
+        let known = open.filter(|id| self.pools.get(id).is_some_and(|entry| whose.is(&entry.key)));
+        let Some(id) = known.or_else(|| self.bind(head, whose, knobs, most)) else { return 0 };
+        let mut changed = 0;
+        if open.is_none() {
+            changed += self.book(head.call.id, id, None, head.at);
+        }
+        let Some(entry) = self.pools.get_mut(&id) else { return changed };
+        if entry.route != head.call.route {
+            entry.route = head.call.route.clone();
+        }
+        for (told, reading) in told {
+            entry.pool.told(told, head.at);
+            entry.about[told.slot as usize].get_or_insert_with(|| identity(reading));
+        }
+        changed + entry.look(head.at)
+    }
+
+    /// The pool that an answer names, from now on the one of its lane.
+    fn bind(&mut self, head: &Head, whose: Whose<'_>, knobs: Knobs, most: usize) -> Option<PoolId> {
+        let id = self.pool(whose.key(), &head.call.route, knobs, head.at, most)?;
+        let lane = lane(&head.call, head.model.as_ref());
         if self.lanes.len() < most || self.lanes.contains_key(&lane) {
             self.lanes.insert(lane, id);
         } else {
             self.folded += 1;
         }
-        let mut changed = 0;
-        if !self.open.contains_key(&call.id) {
-            changed += self.book(call.id, id, None, head.at);
-        }
-        let Some(entry) = self.pools.get_mut(&id) else { return changed };
-        entry.route = call.route.clone();
-        for (told, identity) in told {
-            entry.pool.told(*told, head.at);
-            entry.about[told.slot as usize].get_or_insert_with(|| identity.clone());
-        }
-        changed + entry.look(head.at)
+        Some(id)
     }
 
     fn pool(

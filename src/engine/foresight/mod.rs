@@ -77,7 +77,7 @@ const SLOW: f64 = 0.55;
 /// Shortest time to empty that is told apart, in seconds.
 const SHORTEST: f64 = 0.05;
 /// Time constant of what others draw, in seconds.
-const OTHERS: f64 = 16.0;
+const OTHERS: f64 = demand::TAUS[1];
 /// A bucket unobserved for longer is full, for all that is known, or drained by others: unknown.
 pub(super) const UNOBSERVED: Duration = Duration::from_secs(60);
 /// Headers that come more seconds after a later one say nothing.
@@ -216,14 +216,17 @@ impl Pool {
             return self.now;
         }
         self.now = now;
-        for slot in 0..self.slots.len() {
-            let rates = self.rates(Slot::ALL[slot]);
-            let Some(state) = &mut self.slots[slot] else { continue };
+        let left = demand::decay(dt);
+        for slot in Slot::ALL {
+            if self.slots[slot as usize].is_none() {
+                continue;
+            }
+            let rates = self.rates(slot);
+            let Some(state) = &mut self.slots[slot as usize] else { continue };
             state.level = (state.level + state.capacity / 60.0 * dt).min(state.capacity);
             state.bursts.learn(&rates, dt);
-            state.others *= (-dt / OTHERS).exp();
+            state.others *= left[1];
         }
-        let left = demand::decay(dt);
         self.calls.decay(&left);
         self.input.decay(&left);
         now

@@ -25,8 +25,9 @@ const GRACE: f64 = 60.0;
 const FADE: f64 = 0.95;
 /// What is assumed before anything is known: four right of five.
 const PRIOR: (f64, f64) = (4.0, 5.0);
-/// Shadows that wait for their verdict; a further one drops the oldest.
-const PENDING: usize = 16;
+/// Shadows that wait for their verdict; a further one drops the oldest. More than six cannot end within the
+/// grace.
+const PENDING: usize = 8;
 
 /// A warning's life, by the rules that the real one and its shadow share.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

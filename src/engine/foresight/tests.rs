@@ -216,9 +216,3 @@ fn a_bad_record_silences_a_rung_and_a_good_one_gives_it_its_voice_back() {
     }
     assert!(shadow(&mut rung, true));
 }
-
-/// Two rungs with sixteen verdicts each are most of it.
-#[test]
-fn a_pool_is_small() {
-    assert!(size_of::<Pool>() <= 1_536, "{} bytes for up to four buckets", size_of::<Pool>());
-}
