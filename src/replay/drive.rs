@@ -30,8 +30,11 @@ pub struct Raised {
     pub to: Option<Timestamp>,
 }
 
+/// Somebody who looks at the book at every tick.
+pub type Watcher<'a> = &'a mut dyn FnMut(&Book, Timestamp);
+
 /// The engine, and what it raised.
-pub struct Driver {
+pub struct Driver<'a> {
     book: Book,
     now: Timestamp,
     /// The newest observation.
@@ -39,11 +42,10 @@ pub struct Driver {
     version: u64,
     up: BTreeMap<(AlertName, Identity), Timestamp>,
     ended: Vec<Raised>,
-    /// The shortest time to empty of any bucket, each second: for the plot.
-    forecast: Option<Vec<(Timestamp, Duration)>>,
+    watcher: Option<Watcher<'a>>,
 }
 
-impl Driver {
+impl<'a> Driver<'a> {
     /// A cold engine.
     pub fn new(owners: Arc<Owners>, thresholds: Thresholds, limits: BookLimits, from: Timestamp) -> Self {
         Self {
@@ -53,14 +55,14 @@ impl Driver {
             version: 0,
             up: BTreeMap::new(),
             ended: Vec::new(),
-            forecast: None,
+            watcher: None,
         }
     }
 
-    /// Keeps what is forecast.
+    /// Lets somebody look on.
     #[must_use]
-    pub fn with_forecast(self) -> Self {
-        Self { forecast: Some(Vec::new()), ..self }
+    pub fn watched(self, watcher: Watcher<'a>) -> Self {
+        Self { watcher: Some(watcher), ..self }
     }
 
     /// A request has passed.
@@ -95,7 +97,9 @@ impl Driver {
         while self.now < to {
             self.book.tick(self.now);
             self.look(self.now);
-            self.note_forecast();
+            if let Some(watcher) = &mut self.watcher {
+                watcher(&self.book, self.now);
+            }
             let idle = self.now.since(self.newest);
             let step = match idle {
                 _ if idle < BUSY => TICK,
@@ -105,15 +109,6 @@ impl Driver {
             };
             self.now = self.now.plus(step);
         }
-    }
-
-    fn note_forecast(&mut self) {
-        let Some(forecast) = &mut self.forecast else { return };
-        if self.now.micros().rem_euclid(1_000_000) >= TICK.as_micros() as i64 {
-            return;
-        }
-        let soonest = self.book.snapshot(self.now).buckets.iter().filter_map(|bucket| bucket.empty_in).min();
-        forecast.extend(soonest.map(|empty_in| (self.now, empty_in)));
     }
 
     /// Notes which alerts began and ended.
@@ -134,12 +129,12 @@ impl Driver {
         }
     }
 
-    /// Everything that was raised, in order of its beginning, and what was forecast.
-    pub fn finish(mut self) -> (Vec<Raised>, Vec<(Timestamp, Duration)>) {
+    /// Everything that was raised, in order of its beginning.
+    pub fn finish(mut self) -> Vec<Raised> {
         let open =
             self.up.into_iter().map(|((name, identity), from)| Raised { name, identity, from, to: None });
         self.ended.extend(open);
         self.ended.sort_by(|a, b| (a.from, a.name, &a.identity).cmp(&(b.from, b.name, &b.identity)));
-        (self.ended, self.forecast.unwrap_or_default())
+        self.ended
     }
 }

@@ -13,12 +13,14 @@ pub mod score;
 mod simulated;
 pub mod trace;
 
-use crate::engine::{AlertName, Thresholds};
+use crate::engine::{AlertName, Book, Snapshot, Thresholds};
+use crate::limit::Timestamp;
 use provider::{Arrival, LIMITERS, Physics, Run};
 use random::Random;
 use score::{Scores, Span, Tally};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Capacities per minute: `factor` times the trace's mean, and 1.15 more for requests and output.
 pub fn capacities(arrivals: &[Arrival], factor: f64) -> [f64; LIMITERS] {
@@ -56,12 +58,26 @@ pub fn simulate(source: Source<'_>, seed: u64, retry: bool) -> Run {
     }
 }
 
+/// What the engine knows of a run every so often, as a scraper would see it: seconds, and the snapshot.
+pub fn scrapes(run: &Run, thresholds: Thresholds, every: Duration) -> Vec<(f64, Snapshot)> {
+    let (mut seen, mut next) = (Vec::new(), 0.0);
+    let mut watch = |book: &Book, at: Timestamp| {
+        let secs = simulated::secs(at);
+        if secs + 1e-6 >= next {
+            seen.push((secs, book.snapshot(at)));
+            next += every.as_secs_f64();
+        }
+    };
+    simulated::drive(run, thresholds, Some(&mut watch));
+    seen
+}
+
 /// Names of the policies, as they stand in the JSON.
 pub const POLICIES: [&str; 3] = ["plimsoll", "remaining_20_every_15s", "remaining_20_every_event"];
 
 /// What the engine and both baselines scored on a run, in the order of [`POLICIES`].
 pub fn tallies(run: &Run, thresholds: Thresholds) -> [Tally; 3] {
-    tallies_of(run, &simulated::drive(run, thresholds, false).0)
+    tallies_of(run, &simulated::drive(run, thresholds, None))
 }
 
 fn tallies_of(run: &Run, raised: &[drive::Raised]) -> [Tally; 3] {

@@ -6,7 +6,8 @@
 use super::provider::Run;
 use super::report::Point;
 use super::simulated;
-use crate::engine::{AlertName, Thresholds};
+use crate::engine::{AlertName, Book, Thresholds};
+use crate::limit::Timestamp;
 
 const WIDTH: f64 = 1_200.0;
 const HEIGHT: f64 = 320.0;
@@ -51,7 +52,16 @@ fn axes(svg: &mut Vec<String>, below: &[(f64, String)]) {
 
 /// A run: what is left of the emptiest bucket, when the engine thinks it is empty, its alerts, the 429s.
 pub fn timeline(title: &str, run: &Run, thresholds: Thresholds) -> String {
-    let (raised, forecast) = simulated::drive(run, thresholds, true);
+    let (mut forecast, mut next) = (Vec::new(), 0.0);
+    let mut watch = |book: &Book, at: Timestamp| {
+        let secs = simulated::secs(at);
+        if secs >= next {
+            next = secs + 1.0;
+            let soonest = book.snapshot(at).buckets.iter().filter_map(|bucket| bucket.empty_in).min();
+            forecast.extend(soonest.map(|empty_in| (secs, empty_in)));
+        }
+    };
+    let raised = simulated::drive(run, thresholds, Some(&mut watch));
     let x = |secs: f64| LEFT + secs / run.length.max(1.0) * (WIDTH - LEFT);
     let minutes = (run.length / 60.0).ceil() as u32;
     let every = (minutes / 12).max(1) as usize;
@@ -76,7 +86,7 @@ pub fn timeline(title: &str, run: &Run, thresholds: Thresholds) -> String {
         .collect();
     svg.push(format!("<polyline class=\"level\" points=\"{}\"/>", level.join(" ")));
     for (at, empty_in) in forecast.iter().step_by((forecast.len() / POINTS).max(1)) {
-        let (x, y) = (x(simulated::secs(*at)), height(empty_in.as_secs_f64() / 60.0));
+        let (x, y) = (x(*at), height(empty_in.as_secs_f64() / 60.0));
         svg.push(format!("<circle class=\"forecast\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"1.2\"/>"));
     }
     let mut last = f64::NEG_INFINITY;

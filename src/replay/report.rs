@@ -57,7 +57,7 @@ struct Outcome {
 }
 
 fn outcome(run: &Run, thresholds: Thresholds) -> Outcome {
-    let (raised, _) = simulated::drive(run, thresholds, false);
+    let raised = simulated::drive(run, thresholds, None);
     let critical = simulated::spans(run, &raised, |name| name == AlertName::BucketExhausting);
     Outcome {
         tallies: tallies_of(run, &raised),

@@ -154,7 +154,7 @@ impl Ord for Step {
 struct Replay<'a> {
     setting: &'a Setting,
     done: Replayed,
-    driver: Option<Driver>,
+    driver: Option<Driver<'a>>,
     steps: BinaryHeap<Step>,
     newest: Timestamp,
     order: u64,
@@ -245,7 +245,7 @@ impl Replay<'_> {
         }
         if let Some(mut driver) = self.driver {
             driver.tick_until(self.newest.plus(AFTER));
-            self.done.raised = driver.finish().0;
+            self.done.raised = driver.finish();
         }
         self.done
     }

@@ -1,6 +1,6 @@
 //! A simulated run as observations: what the hop would have told the engine.
 
-use super::drive::{Driver, Raised};
+use super::drive::{Driver, Raised, Watcher};
 use super::provider::{Event, LIMITERS, Run, Shown, What};
 use super::score::Span;
 use crate::engine::{AlertName, BookLimits, Thresholds};
@@ -18,15 +18,12 @@ use std::time::Duration;
 /// The moment that second 0 of a run stands for; any will do.
 const EPOCH: Timestamp = Timestamp::from_secs(1_790_000_000);
 
-/// What the engine forecast, as moments and times to empty.
-pub(super) type Forecasts = Vec<(Timestamp, Duration)>;
-
-/// The engine's alerts on a run, and its forecasts if they are wanted.
-pub(super) fn drive(run: &Run, thresholds: Thresholds, forecast: bool) -> (Vec<Raised>, Forecasts) {
+/// The engine's alerts on a run.
+pub(super) fn drive(run: &Run, thresholds: Thresholds, watcher: Option<Watcher<'_>>) -> Vec<Raised> {
     let owners = Arc::new(Owners::default());
     let mut driver = Driver::new(owners, thresholds, BookLimits::default(), EPOCH);
-    if forecast {
-        driver = driver.with_forecast();
+    if let Some(watcher) = watcher {
+        driver = driver.watched(watcher);
     }
     let model = ModelGroup::of_model("model");
     let mut heads: HashMap<usize, Arc<Limits>> = HashMap::new();

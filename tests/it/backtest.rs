@@ -2,12 +2,25 @@
 
 use crate::support::api::{Answer, Api};
 use crate::support::{PATIENCE, Sidecar, route_to, wait_for};
+use arc_swap::ArcSwap;
 use plimsoll::app::Seams;
+use plimsoll::config::Semconv;
+use plimsoll::engine::Thresholds;
+use plimsoll::exporters::catalogue::Facts;
+use plimsoll::exporters::genai::GenAi;
+use plimsoll::exporters::prometheus::{Format, render};
 use plimsoll::exporters::record::Recording;
+use plimsoll::owner::Owners;
+use plimsoll::replay::scenario::Scenario;
+use plimsoll::replay::score::episodes;
+use plimsoll::replay::{Source, scrapes, simulate};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::process::Command;
 
 /// Runs `plimsoll replay` with these arguments.
@@ -103,4 +116,74 @@ async fn wrong_use_of_replay_is_told() {
     assert!(code == 2 && stderr.contains("--trace"), "{stderr}");
     let (code, _, stderr) = replay(&["--responses", "/nowhere/log.jsonl"], Stdio::null()).await;
     assert!(code == 1 && stderr.contains("/nowhere/log.jsonl: cannot be read"), "{stderr}");
+}
+
+/// Series of one scrape: name and labels, and the value.
+fn series(text: &str) -> impl Iterator<Item = (String, f64)> + '_ {
+    const NAMES: [&str; 4] = [
+        "plimsoll_utilization_ratio{",
+        "plimsoll_utilization_peak_ratio{",
+        "plimsoll_exhaustion_delay_seconds{",
+        "plimsoll_observed_time_seconds{",
+    ];
+    let wanted = |line: &&str| NAMES.iter().any(|name| line.starts_with(name));
+    text.lines().filter(wanted).filter_map(|line| {
+        let (name, value) = line.rsplit_once(' ')?;
+        Some((name.to_owned(), value.parse().ok()?))
+    })
+}
+
+/// Promtool's test of the fleet's rules, made of what the engine exported in a run of ramps: quiet
+/// before each rise, firing in the last evaluation before its first 429.
+fn fleet_test() -> String {
+    const EVERY: f64 = 15.0;
+    let run = simulate(Source::Scenario(Scenario::Ramp), 1, false);
+    let facts = Facts {
+        owners: ArcSwap::from_pointee(Owners::default()),
+        stats: Arc::default(),
+        genai: GenAi::new(Semconv::Off, None),
+    };
+    let scrapes = scrapes(&run, Thresholds::default(), Duration::from_secs_f64(EVERY));
+    let epoch = scrapes[0].1.at.secs_f64();
+    let mut values: BTreeMap<String, Vec<Option<f64>>> = BTreeMap::new();
+    for (nth, (_, snapshot)) in scrapes.iter().enumerate() {
+        for (name, value) in series(&render(snapshot, &facts, Format::Text)) {
+            // Promtool's time begins at 0.
+            let value = if name.contains("observed_time") { value - epoch } else { value };
+            let row = values.entry(name).or_default();
+            row.resize(nth, None);
+            row.push(Some(value));
+        }
+    }
+    let mut text = "# PlimsollBucketPressure on what the engine exported while ramps drained a bucket (`plimsoll replay\n# --scenario ramp --seed 1`, scraped every 15 s): quiet before each rise, firing in the last evaluation before\n# its first 429. Made by tests/it/backtest.rs with PLIMSOLL_UPDATE_DOCS=1.\nrule_files:\n  - ../plimsoll.rules.yaml\nevaluation_interval: 15s\n\ntests:\n  - name: the fleet's rules see what the sidecar saw\n    interval: 15s\n    input_series:\n".to_owned();
+    for (name, row) in &values {
+        let shown = row.iter().map(|value| value.map_or("_".to_owned(), |value| format!("{value:.3}")));
+        let shown: Vec<String> = shown.collect();
+        text += &format!("      - series: '{name}'\n        values: {}\n", shown.join(" "));
+    }
+    text += "    promql_expr_test:\n";
+    let expect = |text: &mut String, at: f64, firing: bool| {
+        let samples = if firing { "[{labels: '{}', value: 1}]" } else { "[]" };
+        *text += &format!(
+            "      - expr: group(ALERTS{{alertname=\"PlimsollBucketPressure\", alertstate=\"firing\"}})\n        eval_time: {at}s\n        exp_samples: {samples}\n"
+        );
+    };
+    for (first, _) in episodes(&run.refused) {
+        // The last moment at which everything stood at 90 %, and some evaluations before it.
+        let full = run.full[run.full.partition_point(|at| *at < first) - 1];
+        expect(&mut text, ((full - 30.0) / EVERY).floor() * EVERY, false);
+        expect(&mut text, (first / EVERY).floor() * EVERY, true);
+    }
+    text
+}
+
+#[test]
+fn the_fleets_rules_are_tested_on_series_that_a_run_produced() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts/tests/run.test.yaml");
+    let fresh = fleet_test();
+    if std::env::var_os("PLIMSOLL_UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &fresh).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(kept == fresh, "{} has drifted; PLIMSOLL_UPDATE_DOCS=1 writes it anew", path.display());
 }
