@@ -144,6 +144,10 @@ impl Default for Thresholds {
 /// Used part from which a forecast alone may raise pressure: a bucket that is mostly full empties
 /// only if the traffic stays what it is, which it seldom does.
 const FORECAST_FLOOR: f64 = 0.5;
+/// Probability of running out before the reset at which a window of hours or days is spoken of.
+const RUNS_OUT: f64 = 0.9;
+/// And below which it may well last.
+const MAY_LAST: f64 = 0.5;
 /// How far below its threshold a level must fall to count as clear.
 const LEVEL_SLACK: f64 = 0.1;
 
@@ -235,13 +239,18 @@ impl BucketAlerts {
         let used = bucket.utilization(now);
         let empty_in = bucket.forecast(now).map(|f| f.empty_in);
         let within = |horizon: Duration| empty_in.is_some_and(|e| e <= horizon);
+        // A window of hours has no horizon in seconds: what counts is whether it will last to its reset.
+        let runs_out = |least: f64| bucket.pace(now).is_some_and(|pace| pace.run_out >= least);
         let raise = [
-            used >= thresholds.pressure || (used >= FORECAST_FLOOR && within(thresholds.pressure_horizon)),
+            used >= thresholds.pressure
+                || (used >= FORECAST_FLOOR && (within(thresholds.pressure_horizon) || runs_out(RUNS_OUT))),
             used >= thresholds.exhausting
                 || (used >= FORECAST_FLOOR && within(thresholds.exhausting_horizon)),
         ];
         let clear = [
-            used < thresholds.pressure - LEVEL_SLACK && !within(thresholds.pressure_horizon * 2),
+            used < thresholds.pressure - LEVEL_SLACK
+                && !within(thresholds.pressure_horizon * 2)
+                && !(used >= FORECAST_FLOOR && runs_out(MAY_LAST)),
             used < thresholds.exhausting - LEVEL_SLACK && !within(thresholds.exhausting_horizon * 2),
         ];
         let hold = thresholds.clear_after;
@@ -304,6 +313,31 @@ mod tests {
         assert_eq!(began[0].0, AlertName::BucketPressure);
         assert!(began[0].1 <= 31, "half used and empty within the minute: {began:?}");
         assert!((38..=46).contains(&began[1].1), "empty within 20 s: {began:?}");
+    }
+
+    /// 60 % of five hours used after two of them: at this pace it is empty an hour before its reset.
+    #[test]
+    fn a_plan_window_that_will_not_last_to_its_reset_is_spoken_of_at_60_percent() {
+        let plan = |used: f64| Reading {
+            limiter: Limiter::FIVE_HOUR,
+            window: Window::FiveHours,
+            refill: Refill::AtReset,
+            level: Some(Level::Used(Amount::new((used * 1e6) as u64))),
+            resets: Some(at(18_000.0)),
+            ..reading(0)
+        };
+        let first = |per_minute: f64| {
+            let mut bucket = Bucket::new(&plan(0.0), at(0.0)).unwrap();
+            let mut alerts = BucketAlerts::default();
+            (1..=140_u32).find(|minute| {
+                let now = at(f64::from(*minute) * 60.0);
+                bucket.observe(&plan(per_minute * f64::from(*minute)), now);
+                alerts.evaluate(&bucket, &Thresholds::default(), now);
+                alerts.up().count() > 0
+            })
+        };
+        assert!(first(0.005).is_some_and(|minute| (100..=110).contains(&minute)), "{:?}", first(0.005));
+        assert_eq!(first(0.0035), None, "49 % after 140 minutes");
     }
 
     #[test]

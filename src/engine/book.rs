@@ -532,11 +532,12 @@ impl Book {
         }
     }
 
-    /// When a bucket will be empty: as its pool foresees it, which knows of the calls on their way; by
-    /// its own draw where it has none.
-    fn empty_in(&self, key: &BucketKey, entry: &Entry, now: Timestamp) -> Option<Duration> {
+    /// When a bucket will be empty, and how probable that is: as its pool foresees it, which knows of the calls
+    /// on their way; by its own draw where it has none.
+    fn forecast(&self, key: &BucketKey, entry: &Entry, now: Timestamp) -> (Option<Duration>, Option<f64>) {
         if !entry.pooled {
-            return entry.bucket.forecast(now).map(|forecast| forecast.empty_in);
+            let run_out = entry.bucket.pace(now).map(|pace| pace.run_out);
+            return (entry.bucket.forecast(now).map(|forecast| forecast.empty_in), run_out);
         }
         let pool = PoolKey {
             owner: key.identity.owner.clone(),
@@ -545,12 +546,13 @@ impl Book {
             model: key.identity.model.clone(),
             region: key.identity.region.clone(),
         };
-        self.pools.empty_in(&pool, &key.identity.limiter)
+        self.pools.forecast(&pool, &key.identity.limiter).unwrap_or_default()
     }
 
     fn view(&self, key: &BucketKey, entry: &Entry, now: Timestamp) -> BucketView {
         let bucket = &entry.bucket;
         let known = !bucket.unobserved(now);
+        let (empty_in, run_out) = self.forecast(key, entry, now);
         BucketView {
             owner: key.identity.owner.clone(),
             surface: key.surface,
@@ -563,7 +565,9 @@ impl Book {
             remaining: bucket.remaining(now).filter(|_| known),
             utilization: known.then(|| bucket.utilization(now)),
             peak: known.then(|| bucket.peak(now)),
-            empty_in: self.empty_in(key, entry, now),
+            empty_in,
+            run_out,
+            expected: bucket.pace(now).map(|pace| pace.expected),
             resets: bucket.resets(),
             observed: bucket.observed(),
         }
@@ -603,6 +607,8 @@ fn shape(identity: Identity, pool: &PoolKey, of: Use, now: Timestamp) -> BucketV
         utilization: Some(used),
         peak: Some(used),
         empty_in: None,
+        run_out: None,
+        expected: None,
         resets: None,
         observed: now,
     }

@@ -14,6 +14,7 @@
 //! large request alone is no trend. The long horizon is cut to the time the bucket has been seen
 //! at all. Absent when the bucket is not draining, refills first, or was seen too briefly.
 
+use super::foresight::probability;
 use super::window::Window;
 use crate::limit::{Amount, Level, Reading, Refill, Standing, Timestamp};
 use std::time::Duration;
@@ -38,6 +39,17 @@ const LATE: Duration = Duration::from_secs(1);
 pub struct Forecast {
     /// Time until it is empty.
     pub empty_in: Duration,
+}
+
+/// How the use of a window that resets at once stands against its time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// The part of the window that has passed: what would be used by now at an even pace.
+    pub expected: f64,
+    /// The part that is used.
+    pub used: f64,
+    /// Probability that it runs out before its reset.
+    pub run_out: f64,
 }
 
 /// The live state of one limiter.
@@ -204,6 +216,29 @@ impl Bucket {
             (Refill::AtReset, Some(reset)) => now >= reset || now.since(self.observed) > self.length,
             (Refill::AtReset, None) => now.since(self.observed) > self.length,
         }
+    }
+
+    /// How a window that resets at once stands; absent for others, once the reset has passed, and as long as it
+    /// has been seen too briefly to say.
+    pub fn pace(&self, now: Timestamp) -> Option<Pace> {
+        let resets = self.resets.filter(|resets| *resets > now && self.refill == Refill::AtReset)?;
+        let slice = (self.length / SLICES).as_secs_f64();
+        let seen = now.since(self.first_seen).as_secs_f64() / slice;
+        if seen < f64::from(MIN_SLICES) || self.unobserved(now) {
+            return None;
+        }
+        let left = resets.since(now).as_secs_f64() / slice;
+        let known = (seen as usize).clamp(1, KEPT - 1);
+        let (mean, variance) = self.draws.spread(known, now);
+        // What is still to come varies, and so does the mean that was learnt from so few slices.
+        let deviation = (variance * left * (1.0 + left / known as f64)).sqrt();
+        let short = mean * left - self.level_at(now).max(0) as f64;
+        let run_out = match deviation > 0.0 {
+            true => probability(short / deviation),
+            false => f64::from(u8::from(short > 0.0)),
+        };
+        let expected = 1.0 - (left / f64::from(SLICES)).min(1.0);
+        Some(Pace { expected, used: self.utilization(now), run_out })
     }
 
     /// When it will be empty, if it is draining.
@@ -431,6 +466,26 @@ mod tests {
         let pool = size_of::<crate::engine::foresight::Pool>() / 3;
         let bytes = size_of::<Bucket>();
         assert!(bytes + pool <= 1_024, "{bytes} bytes, and {pool} of its pool");
+    }
+
+    /// An even use of a five-hour window runs out exactly at its end; half of that does not, twice does.
+    #[test]
+    fn a_window_says_how_it_stands_against_its_time() {
+        let stands = |per_minute: f64| {
+            let mut bucket = Bucket::new(&plan(0.0, at(18_000.0)), T0).unwrap();
+            assert_eq!(bucket.pace(at(60.0)), None, "too early to say");
+            for minute in 1..=120_u32 {
+                // Uneven: nothing in two minutes of three.
+                let used = f64::from(minute / 3 * 3) * per_minute;
+                bucket.observe(&plan(used, at(18_000.0)), at(f64::from(minute) * 60.0));
+            }
+            bucket.pace(at(7_200.0)).unwrap()
+        };
+        let (half, twice) = (stands(0.5 / 300.0), stands(2.0 / 300.0));
+        assert!((half.expected - 0.4).abs() < 1e-6 && (half.used - 0.2).abs() < 0.01, "{half:?}");
+        assert!(half.run_out < 0.2 && twice.run_out > 0.8, "{half:?} {twice:?}");
+        let minute = Bucket::new(&counted(60_000, 1_000), T0).unwrap();
+        assert_eq!(minute.pace(at(30.0)), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod window;
 pub use alert::{Alert, AlertName, Identity, Severity, Thresholds};
 pub(crate) use book::proved_surface;
 pub use book::{Book, BookLimits, BucketKey, Judged};
-pub use bucket::{Bucket, Forecast};
+pub use bucket::{Bucket, Forecast, Pace};
 pub use incident::{Attempt, Cause, Change, Incident, Over, What};
 pub use incidents::{ChangeKey, Turn};
 pub use snapshot::{BucketView, MissingKey, RejectionKey, RejectionView, Snapshot};

@@ -358,10 +358,15 @@ impl Pools {
         self.full_until = self.full_until.minus(by);
     }
 
-    /// When a bucket will be empty, if it is draining.
-    pub(super) fn empty_in(&self, key: &PoolKey, limiter: &Limiter) -> Option<Duration> {
+    /// When a bucket will be empty, if it is draining, and how probable it is that it will be within the horizon.
+    pub(super) fn forecast(
+        &self,
+        key: &PoolKey,
+        limiter: &Limiter,
+    ) -> Option<(Option<Duration>, Option<f64>)> {
         let entry = self.pools.get(self.ids.get(key)?)?;
-        entry.pool.empty_in(Slot::of(limiter)?, &entry.knobs)
+        let (slot, knobs) = (Slot::of(limiter)?, &entry.knobs);
+        Some((entry.pool.empty_in(slot, knobs), entry.pool.run_out(slot, knobs)))
     }
 
     /// The alerts that are up.

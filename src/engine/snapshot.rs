@@ -37,6 +37,10 @@ pub struct BucketView {
     pub peak: Option<f64>,
     /// Time to empty.
     pub empty_in: Option<Duration>,
+    /// Probability that it is empty within the horizon (minute buckets), or before its reset (windows).
+    pub run_out: Option<f64>,
+    /// The part of a window that has passed: what an even pace would have used by now.
+    pub expected: Option<f64>,
     /// When it is full again.
     pub resets: Option<Timestamp>,
     /// When it was last observed.

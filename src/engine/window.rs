@@ -101,6 +101,15 @@ impl<const N: usize> Window<N> {
         self.last(k, now).sum()
     }
 
+    /// Mean and variance of `k` slices before the one of `now`, which is not over yet.
+    pub fn spread(&self, k: usize, now: Timestamp) -> (f64, f64) {
+        let whole = k.clamp(1, N - 1);
+        let slices = || self.last(whole + 1, now).skip(1).map(|slice| slice as f64);
+        let mean = slices().sum::<f64>() / whole as f64;
+        let off = slices().map(|slice| (slice - mean).powi(2)).sum::<f64>();
+        (mean, off / (whole as f64 - 1.0).max(1.0))
+    }
+
     /// The largest slice of the whole window.
     pub fn max(&self, now: Timestamp) -> i64 {
         self.last(N, now).max().unwrap_or(0)

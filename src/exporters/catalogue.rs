@@ -147,6 +147,8 @@ catalogue! {
     REMAINING = "plimsoll.remaining", "", Gauge, BUCKET, "What is left in a bucket, in requests or tokens; between observations by its refill.";
     UTILIZATION = "plimsoll.utilization", "1", Gauge, BUCKET, "Used part of a bucket: 0 is full, 1 is empty, more is over the limit.";
     PEAK = "plimsoll.utilization.peak", "1", Gauge, BUCKET, "Largest used part of a bucket in the last 60 s; reading does not reset it.";
+    RUN_OUT = "plimsoll.exhaustion.probability", "1", Gauge, BUCKET, "Probability that a bucket is empty within the horizon (minute buckets), or before its reset (longer windows).";
+    EXPECTED = "plimsoll.utilization.expected", "1", Gauge, BUCKET, "The part of a longer window that has passed: what an even pace would have used by now.";
     EXHAUSTION = "plimsoll.exhaustion.delay", "s", Gauge, BUCKET, "Time until a bucket is empty at its present net drain; absent while it refills first.";
     RESET = "plimsoll.reset.time", "s", Gauge, BUCKET, "Unix time at which a bucket is full again, as the provider states it.";
     OBSERVED = "plimsoll.observed.time", "s", Gauge, BUCKET, "Unix time at which a bucket was last observed.";
@@ -295,6 +297,8 @@ fn bucket_points(bucket: &BucketView, push: &mut Push<'_>) {
         (&REMAINING, whole(bucket.remaining)),
         (&UTILIZATION, bucket.utilization.map(Value::Real)),
         (&PEAK, bucket.peak.map(Value::Real)),
+        (&RUN_OUT, bucket.run_out.map(Value::Real)),
+        (&EXPECTED, bucket.expected.map(Value::Real)),
         (&EXHAUSTION, bucket.empty_in.map(|d| Value::Real(d.as_secs_f64()))),
         (&RESET, moment(bucket.resets)),
         (&OBSERVED, moment(Some(bucket.observed))),

@@ -216,6 +216,8 @@ async fn pod_under_pressure(clock: Clock) -> SocketAddr {
             utilization: Some(0.85),
             peak: Some(0.85),
             empty_in: None,
+            run_out: None,
+            expected: None,
             resets: None,
             observed: now,
         };

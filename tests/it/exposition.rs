@@ -33,6 +33,8 @@ fn snapshot(owner_name: &str, model: &str) -> Snapshot {
         utilization: Some(0.75),
         peak: Some(0.8),
         empty_in: Some(Duration::from_secs(25)),
+        run_out: Some(0.9),
+        expected: None,
         resets: Some(NOW.plus(Duration::from_secs(45))),
         observed: NOW,
     };
@@ -42,6 +44,8 @@ fn snapshot(owner_name: &str, model: &str) -> Snapshot {
         utilization: None,
         peak: None,
         empty_in: None,
+        run_out: None,
+        expected: None,
         resets: None,
         ..bucket.clone()
     };

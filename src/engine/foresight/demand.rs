@@ -78,6 +78,12 @@ impl Rates {
     }
 }
 
+/// Probability that a normal variable lies above 0, which is `sigmas` below its mean. The logistic curve is
+/// within a hundredth of it, and knows no table.
+pub(in crate::engine) fn probability(sigmas: f64) -> f64 {
+    1.0 / (1.0 + (-1.702 * sigmas).exp())
+}
+
 /// What `dt` seconds leave of each rate.
 pub(super) fn decay(dt: f64) -> [f64; 3] {
     TAUS.map(|tau| (-dt / tau).exp())

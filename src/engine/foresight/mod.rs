@@ -21,6 +21,7 @@ mod demand;
 mod record;
 
 use crate::limit::{Knobs, Level, Limiter, Reading, Refill, Timestamp, Window};
+pub(in crate::engine) use demand::probability;
 use demand::{Burstiness, Rates};
 use record::{Life, Rung};
 use std::time::Duration;
@@ -357,6 +358,25 @@ impl Pool {
         // A rise that goes on stands, on average, where it will be in the middle of the horizon.
         let rising = demand::rising(&rates, knobs.caution, horizon / 2.0);
         of(fast, horizon).max(of(demand::steady(&rates), SLOW * horizon)).max(of(rising, horizon))
+    }
+
+    /// Probability that a bucket is empty within the horizon, if calls come as they are expected to; absent
+    /// where nothing is known of it.
+    pub fn run_out(&self, slot: Slot, knobs: &Knobs) -> Option<f64> {
+        let state = self.slots[slot as usize].as_ref()?;
+        if self.now - state.seen > UNOBSERVED.as_secs_f64() {
+            return None;
+        }
+        let (rates, others) = self.rates(slot).shared_with(state.others);
+        let horizon = knobs.horizon.as_secs_f64();
+        let believed = state.bursts.believed();
+        let mean = demand::expected(&rates, believed, 0.0);
+        let doubt = mean - demand::expected(&rates, believed, 1.0);
+        let drawn = (mean + others - state.capacity / 60.0) * horizon;
+        // How wrong the rate may be, and how unevenly calls come at that rate.
+        let deviation = (doubt * horizon).hypot((rates.squares[1] * horizon).sqrt());
+        let short = drawn - self.room(slot, state.level).max(0.0);
+        Some(if deviation > 0.0 { probability(short / deviation) } else { f64::from(u8::from(short > 0.0)) })
     }
 
     /// Calls that are open.
