@@ -44,7 +44,7 @@ pub fn read(bytes: &[u8], cut: bool, in_stream: bool) -> ErrorBody {
         find(&value, &mut body, MAX_DEPTH);
     }
     body.envelope |= at > 0 || in_stream;
-    let known = |set: &[&'static str]| set.iter().find(|t| text.contains(**t)).map(|t| (*t).to_owned());
+    let known = |set: &[&'static str]| set.iter().find(|t| stands_in(&text, t)).map(|t| (*t).to_owned());
     if body.kind.is_none() || !body.envelope {
         body.kind = known(&TYPES).or(body.kind);
     }
@@ -57,6 +57,15 @@ pub fn read(bytes: &[u8], cut: bool, in_stream: bool) -> ErrorBody {
     body.kind = body.kind.map(|kind| cut_to(kind, MAX_WORD));
     body.code = body.code.map(|code| cut_to(code, MAX_WORD));
     body
+}
+
+/// True if a word stands in a text as such, and not as a part of another (`api_error_status`).
+fn stands_in(text: &str, word: &str) -> bool {
+    let part = |byte: Option<u8>| byte.is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
+    memchr::memmem::find_iter(text.as_bytes(), word.as_bytes()).any(|at| {
+        let before = at.checked_sub(1).and_then(|at| text.as_bytes().get(at)).copied();
+        !part(before) && !part(text.as_bytes().get(at + word.len()).copied())
+    })
 }
 
 /// Longest type or code that is kept.
@@ -242,6 +251,14 @@ mod tests {
 
     fn read_str(text: &str) -> ErrorBody {
         read(text.as_bytes(), false, false)
+    }
+
+    #[test]
+    fn a_part_of_a_word_is_no_type() {
+        let kind = |text: &str| read_str(text).kind;
+        assert_eq!(kind("x api_error_status: 429"), None);
+        assert_eq!(kind("x my_api_error"), None);
+        assert_eq!(kind("type=api_error.").as_deref(), Some("api_error"));
     }
 
     #[test]

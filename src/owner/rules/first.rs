@@ -92,6 +92,11 @@ pub(super) static RULES: &[Rule] = &[
                     "image exceeds",
                     "received message larger than max",
                     "exceeds maximum allowed size",
+                    "try to shorten your prompt",
+                ]),
+                All(&[
+                    Says(&["prompt token count of", "input token count of", "token count ("]),
+                    Says(&["exceeds the limit of", "exceeds the maximum"]),
                 ]),
             ]),
         ]),
@@ -145,6 +150,8 @@ pub(super) static RULES: &[Rule] = &[
         "The credential may not be used by this client or for this call: policy, no limit.",
         Says(&[
             "only authorized for use with claude code",
+            "is not allowed to use publisher model",
+            "api key authentication is not sufficient",
             "oauth authentication is currently not",
             "oauth authentication is not supported",
             "oauth token has expired",

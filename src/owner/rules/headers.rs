@@ -35,6 +35,7 @@ pub(super) static RULES: &[Rule] = &[
         "The text names the acceleration limit: it quotes numbers like a bucket, but they move every minute. Stands above its rung, because a bucket may be empty beside it.",
         Says(&[
             "maximum usage increase rate",
+            "request rate increased too quickly",
             "acceleration limit",
             "scale up your input tokens usage more gradually",
         ]),

@@ -166,8 +166,15 @@ pub(super) static ANTHROPIC: &[Rule] = &[
             ]),
             Says(&["\"type\":\"exceeded_limit\"", "'type':'exceeded_limit'"]),
             All(&[
-                Says(&["you've hit your", "you've reached your"]),
+                Says(&["you've hit your", "you've reached your", "limit reached"]),
                 Says(&["· resets", "∙ resets", "• resets"]),
+            ]),
+            // Claude Code waits for the window, or offers credits, only on a plan.
+            All(&[Says(&["limit reached"]), Says(&["· continuing automatically at"])]),
+            All(&[Says(&["you've reached your", "you've hit your"]), Says(&["/usage-credits"])]),
+            All(&[
+                Says(&["rate_limit_info", "rate_limit_event"]),
+                Says(&["\"status\":\"rejected", "'status':'rejected"]),
             ]),
         ]),
         Pick::Words(PLAN_WINDOWS),
@@ -306,6 +313,9 @@ pub(super) static OTHERS: &[Rule] = &[
                 "payment required, please add credits",
                 "exceeded your gateway",
                 "gateway rate limit",
+                "rate limited by proxy",
+                "powered by apisix",
+                "insufficient ai gateway credits",
             ]),
             All(&[
                 On(&[Surface::Gateway]),
