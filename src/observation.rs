@@ -396,6 +396,20 @@ impl End {
     }
 }
 
+impl Observation {
+    /// Moves what lies after `now` to it.
+    pub fn not_after(&mut self, now: Timestamp) {
+        match self {
+            Self::Start(start) => start.at = start.at.min(now),
+            Self::Head(head) => head.at = head.at.min(now),
+            Self::End(end) => {
+                end.at = end.at.min(now);
+                end.headed = end.headed.map(|at| at.min(now));
+            }
+        }
+    }
+}
+
 /// What a source hands on.
 #[derive(Clone, Debug)]
 pub enum Observation {

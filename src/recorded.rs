@@ -33,6 +33,15 @@ pub struct Line {
     /// The route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
+    /// The surface, as the route or the request named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surface: Option<String>,
+    /// The region, where the route has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// HTTP method; POST, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
     /// Path that was called, without its query; the Messages API's, if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,

@@ -84,6 +84,11 @@ impl Surface {
         }
     }
 
+    /// The surface of a label value.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|surface| surface.as_str() == name)
+    }
+
     /// The kind of owner that holds the quota limits of this surface.
     pub const fn owner_kind(self) -> OwnerKind {
         match self {

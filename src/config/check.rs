@@ -169,7 +169,7 @@ impl Checker<'_> {
         let surface = route.surface.as_ref().and_then(|surface| {
             let known = Surface::ALL.map(Surface::as_str);
             self.word(surface, &format!("{path}.surface"), "surface", &known)
-                .and_then(|word| Surface::ALL.into_iter().find(|s| s.as_str() == word))
+                .and_then(|word| Surface::named(&word))
         });
         let ca_file = self.file(route.ca_file, &format!("{path}.ca_file"));
         let client_cert_file = self.file(route.client_cert_file, &format!("{path}.client_cert_file"));

@@ -12,7 +12,7 @@ use super::burst::Use;
 use super::foresight::Told;
 use super::incident::Incident;
 use super::incidents::{Incidents, Turn};
-use super::pools::{PoolKey, Pools, Whose, pooled};
+use super::pools::{PoolKey, Pools, Refusal, Whose, draws, pooled};
 use super::snapshot::{BucketView, MissingKey, RejectionKey, RejectionView, Snapshot};
 use super::window::Window as Rolling;
 use crate::limit::{Amount, Limiter, Reading, Scope, Timestamp, Window};
@@ -54,15 +54,15 @@ struct Entry {
     bucket: Bucket,
     alerts: BucketAlerts,
     route: RouteName,
-    /// It raises no alert of its own: nothing is refused when it is empty, or its pool speaks for it.
+    /// It raises no alert: nothing is refused when it is empty.
     silent: bool,
-    /// It belongs to a pool, which forecasts it.
+    /// It belongs to a pool, which forecasts it and speaks for it.
     pooled: bool,
 }
 
 impl Entry {
     fn evaluate(&mut self, thresholds: &Thresholds, now: Timestamp) -> Vec<(AlertName, Change)> {
-        if self.silent {
+        if self.silent || self.pooled {
             return Vec::new();
         }
         self.alerts.evaluate(&self.bucket, thresholds, now).to_vec()
@@ -174,10 +174,10 @@ impl Book {
             let owner = &key.identity.owner;
             owners.resolve(owner.kind, &key.account, &entry.route) == *owner
         });
-        self.pools.reconfigure(owners, thresholds.knobs);
         let known = |owner: &Owner| owner.id.is_unnamed() || owners.get(&owner.id).is_some();
         self.throttles.retain(|identity, _| known(&identity.owner));
         self.incidents.reconfigure(known);
+        self.pools.reconfigure(owners, thresholds.knobs, known);
         self.alerts_version += 1;
     }
 
@@ -229,7 +229,7 @@ impl Book {
         for reading in &head.limits.readings {
             let identity = identity(reading, owner.clone(), head.model.as_ref(), call);
             let key = BucketKey { identity, account: head.limits.account.clone(), surface };
-            self.observe(key, reading, &call.route, head.at);
+            self.observe(key, reading, call, head.at);
         }
     }
 
@@ -273,13 +273,17 @@ impl Book {
         }
     }
 
-    fn observe(&mut self, key: BucketKey, reading: &Reading, route: &RouteName, now: Timestamp) {
+    fn observe(&mut self, key: BucketKey, reading: &Reading, call: &Call, now: Timestamp) {
+        let (route, draws) = (&call.route, draws(call));
         let thresholds = self.thresholds;
         if let Some(entry) = self.buckets.get_mut(&key) {
             let late = entry.bucket.late();
             entry.bucket.observe(reading, now);
             self.late += entry.bucket.late() - late;
-            entry.route = route.clone();
+            if entry.route != *route {
+                entry.route = route.clone();
+            }
+            entry.pooled |= draws && Told::of(reading).is_some();
             let changes = entry.evaluate(&thresholds, now);
             self.note(&changes);
             return;
@@ -289,8 +293,8 @@ impl Book {
             self.folded += 1;
             return;
         }
-        let pooled = Told::of(reading).is_some();
-        let silent = refuses_nothing(&key.identity.limiter) || pooled;
+        let pooled = draws && Told::of(reading).is_some();
+        let silent = refuses_nothing(&key.identity.limiter);
         let mut entry =
             Entry { bucket, alerts: BucketAlerts::default(), route: route.clone(), silent, pooled };
         let changes = entry.evaluate(&thresholds, now);
@@ -329,7 +333,7 @@ impl Book {
         let surface = proved_surface(call.surface, call.client, &end.limits);
         let account = &end.limits.account;
         if !end.failed() {
-            self.alerts_version += self.pools.end(&end, false);
+            self.alerts_version += self.pools.end(&end, Refusal::None);
             let owner = self.owners.resolve(surface.owner_kind(), account, &call.route);
             if end.succeeded() && self.incidents.success(&end) {
                 self.alerts_version += 1;
@@ -346,12 +350,12 @@ impl Book {
         evidence.steep = self.arrivals.get(&call.route).is_some_and(|a| a.steep(end.at));
         let verdict = judge(&evidence);
         drop(evidence);
-        let refused = verdict.class.is_limit() && verdict.class != Class::SpendOrCredit;
-        self.alerts_version += self.pools.end(&end, refused);
+        self.alerts_version += self.pools.end(&end, refusal(&verdict));
         let home = verdict.surface.owner_kind();
         let owner = self.owners.resolve_for(verdict.owner_kind, home, account, &call.route);
         let identity = self.reject(&end, &owner, &verdict);
-        if verdict.class == Class::Burst {
+        // Only what names itself teaches a ceiling.
+        if verdict.class == Class::Burst && verdict.limiter.is_some() {
             self.alerts_version += self.pools.burst(&end, &verdict, &identity);
         }
         if verdict.class != Class::NotALimit && self.incidents.failure(&end, &owner, &verdict, identity) {
@@ -446,7 +450,7 @@ impl Book {
                 !entry.bucket.unobserved(now) || now.since(entry.bucket.observed()) < keep
             });
             self.throttles.retain(|_, throttle| throttle.latch.since().is_some());
-            self.pools.sweep(now, idle);
+            self.alerts_version += self.pools.sweep(now, idle);
         }
     }
 
@@ -571,6 +575,21 @@ impl Book {
             resets: bucket.resets(),
             observed: bucket.observed(),
         }
+    }
+}
+
+/// What a failure says of the minute buckets that its call draws on. A limit of the traffic's shape that is only
+/// guessed from a steep rise may as well be the bucket.
+fn refusal(verdict: &Verdict) -> Refusal {
+    match verdict.class {
+        Class::AnthropicWorkspace
+        | Class::ClaudeCodeApiKey
+        | Class::Bedrock
+        | Class::Vertex
+        | Class::OtherProvider => Refusal::Empty,
+        Class::Burst if verdict.limiter.is_none() => Refusal::Empty,
+        class if class.is_limit() => Refusal::Elsewhere,
+        _ => Refusal::None,
     }
 }
 

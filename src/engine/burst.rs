@@ -11,8 +11,8 @@ use super::window::Window;
 use crate::limit::{Limiter, Timestamp};
 use std::time::Duration;
 
-/// Slices of own input, five seconds each: this minute and the last.
-const SLICES: usize = 24;
+/// Slices of own input, five seconds each: a minute.
+const SLICES: usize = 12;
 const SLICE: Duration = Duration::from_secs(5);
 /// How long a ceiling is believed after a refusal showed it.
 const BELIEVED: Duration = Duration::from_secs(3_600);
@@ -21,8 +21,6 @@ const PRESSING: f64 = 0.8;
 const CLEAR: f64 = 0.6;
 /// How long it must be clear.
 const HOLD: Duration = Duration::from_secs(20);
-/// A minute.
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// Which limit of the shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +91,7 @@ impl Burst {
 
     /// Own input of the last minute, the call that starts now among it.
     fn this_minute(&self, now: Timestamp) -> f64 {
-        self.input.sum(SLICES / 2, now) as f64
+        self.input.sum(SLICES, now) as f64
     }
 
     /// A call was refused for the shape of the traffic, with `in_flight` calls open. `stated` is the ceiling
@@ -107,7 +105,6 @@ impl Burst {
     ) {
         let limit = stated.0.map(|limit| limit as f64);
         let ceiling = match shape {
-            // What passed in the minute before is sure to be allowed; the refused call is among this one.
             Shape::Acceleration => {
                 let seen = self.this_minute(now);
                 let step =
@@ -116,8 +113,9 @@ impl Burst {
                 let limit = limit.unwrap_or(seen);
                 Ceiling { limit, step: if step > 0.0 { step } else { limit / 2.0 }, at: now }
             }
+            // One call alone that is refused shows that others use the limit up, and nothing of its height.
             Shape::Concurrency => {
-                let seen = f64::from(in_flight.saturating_sub(1)).max(1.0);
+                let seen = if in_flight > 1 { f64::from(in_flight - 1) } else { 0.0 };
                 Ceiling { limit: limit.unwrap_or(seen), step: 0.0, at: now }
             }
         };
@@ -156,6 +154,12 @@ impl Burst {
         self.alerts[shape as usize].since()
     }
 
+    /// Nobody is known any more whose ceiling this is.
+    pub(super) fn forget(&mut self, shape: Shape) {
+        self.ceilings[shape as usize] = None;
+        self.alerts[shape as usize] = Latch::default();
+    }
+
     /// The clock was set back.
     pub(super) fn set_back(&mut self, by: Duration) {
         self.input.set_back(by);
@@ -166,7 +170,7 @@ impl Burst {
     }
 }
 
-const _: () = assert!(SLICE.as_secs() * SLICES as u64 == 2 * MINUTE.as_secs());
+const _: () = assert!(SLICE.as_secs() * SLICES as u64 == 60);
 
 #[cfg(test)]
 mod tests {

@@ -19,8 +19,9 @@ use std::time::Duration;
 
 /// Most calls that are booked and not over.
 const OPEN: usize = 20_000;
-/// A call whose end was not told for so long has none to come.
-const LONGEST: Duration = Duration::from_secs(3_600);
+/// A call whose end was not told for so long has none to come: a full queue lost it. (Of a longer answer only
+/// its part in the room that answers on their way will take is forgotten.)
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// Number of a pool; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,8 +86,8 @@ struct Entry {
     /// Since when the warning, and the critical alert, are up.
     since: [Option<Timestamp>; 2],
     burst: Burst,
-    /// What an alert on the traffic's shape is about; absent before such a limit has refused.
-    shape: Option<Identity>,
+    /// What an alert on each of the shapes is about; absent before such a limit has refused.
+    shapes: [Option<Identity>; 2],
 }
 
 impl Entry {
@@ -128,7 +129,8 @@ pub(super) struct Pools {
     next: u64,
     ids: HashMap<PoolKey, PoolId, RandomState>,
     pools: HashMap<PoolId, Entry, RandomState>,
-    lanes: HashMap<Lane, PoolId, RandomState>,
+    /// With when each was last used.
+    lanes: HashMap<Lane, (PoolId, Timestamp), RandomState>,
     open: HashMap<u64, Open, RandomState>,
     /// The table was full and all fresh: no search for a victim before this.
     full_until: Timestamp,
@@ -136,8 +138,19 @@ pub(super) struct Pools {
     pub(super) folded: u64,
 }
 
+/// What a call's end says of the buckets that it was booked on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Nothing: it passed, or failed for another reason than a limit.
+    None,
+    /// One of these buckets refused it.
+    Empty,
+    /// Another limit did (a gateway's, a plan's, the traffic's shape): it took nothing all the same.
+    Elsewhere,
+}
+
 /// True for a call that draws on a model's minute buckets.
-fn draws(call: &Call) -> bool {
+pub(super) fn draws(call: &Call) -> bool {
     call.method == http::Method::POST && pool_of_path(&call.path).is_none()
 }
 
@@ -168,7 +181,10 @@ impl Pools {
         if !draws(call) || self.open.contains_key(&call.id) {
             return 0;
         }
-        let Some(&id) = self.lanes.get(&lane(call, start.model.as_ref())) else { return 0 };
+        let lane = self.lanes.get_mut(&lane(call, start.model.as_ref()));
+        let Some((id, used)) = lane else { return 0 };
+        *used = start.at;
+        let id = *id;
         self.book(call.id, id, Some(start.body_bytes), start.at)
     }
 
@@ -223,7 +239,7 @@ impl Pools {
         let id = self.pool(whose.key(), &head.call.route, knobs, head.at, most)?;
         let lane = lane(&head.call, head.model.as_ref());
         if self.lanes.len() < most || self.lanes.contains_key(&lane) {
-            self.lanes.insert(lane, id);
+            self.lanes.insert(lane, (id, head.at));
         } else {
             self.folded += 1;
         }
@@ -257,7 +273,7 @@ impl Pools {
             signal: Signal::default(),
             since: [None; 2],
             burst: Burst::new(),
-            shape: None,
+            shapes: [const { None }; 2],
         };
         self.pools.insert(id, entry);
         Some(id)
@@ -284,12 +300,13 @@ impl Pools {
         }
     }
 
-    /// A call is over; `refused` if a limit refused it. How many alerts changed.
-    pub(super) fn end(&mut self, end: &End, refused: bool) -> u64 {
+    /// A call is over. How many alerts changed.
+    pub(super) fn end(&mut self, end: &End, refusal: Refusal) -> u64 {
         let Some(open) = self.open.remove(&end.call.id) else { return 0 };
         let Some(entry) = self.pools.get_mut(&open.pool) else { return 0 };
+        let refused = refusal != Refusal::None;
         if refused {
-            entry.pool.refused(open.tokens, end.at);
+            entry.pool.refused(open.tokens, refusal == Refusal::Empty, end.at);
         }
         // Tokens that are read from the cache are free of the input limit.
         let used = end.usage.filter(|_| !refused);
@@ -302,13 +319,14 @@ impl Pools {
     /// will be about, its limiter apart.
     pub(super) fn burst(&mut self, end: &End, verdict: &Verdict, about: &Identity) -> u64 {
         let lane = lane(&end.call, end.model.as_ref());
-        let Some(entry) = self.lanes.get(&lane).and_then(|id| self.pools.get_mut(id)) else { return 0 };
+        let pool = self.lanes.get(&lane).map(|(id, _)| *id);
+        let Some(entry) = pool.and_then(|id| self.pools.get_mut(&id)) else { return 0 };
         let concurrency = verdict.limiter.as_ref().is_some_and(|limiter| *limiter == Limiter::CONCURRENCY);
         let shape = if concurrency { Shape::Concurrency } else { Shape::Acceleration };
         let stated = (verdict.stated.limit.map(Amount::get), verdict.stated.next_limit.map(Amount::get));
-        let in_flight = u32::try_from(end.concurrency).unwrap_or(u32::MAX);
-        entry.burst.refused(shape, stated, in_flight, end.at);
-        entry.shape = Some(about.clone());
+        // The refused call has just been counted out.
+        entry.burst.refused(shape, stated, entry.pool.in_flight() + 1, end.at);
+        entry.shapes[shape as usize] = Some(about.clone());
         entry.look(end.at)
     }
 
@@ -317,9 +335,11 @@ impl Pools {
         self.pools.values_mut().map(|entry| entry.look(now)).sum()
     }
 
-    /// Forgets pools that no header has told of for `idle`, and calls whose end was never told.
-    pub(super) fn sweep(&mut self, now: Timestamp, idle: Duration) {
-        self.keep(|entry| entry.pool.observed().is_none_or(|at| now.since(at) < idle));
+    /// Forgets pools that no header has told of for `idle`, lanes that nobody uses, and calls whose end was never
+    /// told. How many alerts ended.
+    pub(super) fn sweep(&mut self, now: Timestamp, idle: Duration) -> u64 {
+        let ended = self.keep(|entry| entry.pool.observed().is_none_or(|at| now.since(at) < idle));
+        self.lanes.retain(|_, (_, used)| now.since(*used) < idle);
         let pools = &mut self.pools;
         self.open.retain(|_, open| {
             let keep = now.since(open.at) < LONGEST;
@@ -328,23 +348,39 @@ impl Pools {
             }
             keep
         });
+        ended
     }
 
-    /// New owners: what belonged to another one is forgotten, and its alerts end with it.
-    pub(super) fn reconfigure(&mut self, owners: &Owners, knobs: Knobs) {
+    /// New owners: what belonged to another one is forgotten, and its alerts end with it. (The caller shows the
+    /// alerts anew.)
+    pub(super) fn reconfigure(&mut self, owners: &Owners, knobs: Knobs, known: impl Fn(&Owner) -> bool) {
         self.keep(|entry| {
             let key = &entry.key;
             entry.knobs = owners.knobs(&key.owner.id).unwrap_or(knobs);
+            for shape in Shape::ALL {
+                let gone = entry.shapes[shape as usize].as_ref().is_some_and(|about| !known(&about.owner));
+                if gone {
+                    entry.shapes[shape as usize] = None;
+                    entry.burst.forget(shape);
+                }
+            }
             owners.resolve(key.owner.kind, &key.account, &entry.route) == key.owner
         });
     }
 
-    fn keep(&mut self, mut keep: impl FnMut(&mut Entry) -> bool) {
-        self.pools.retain(|_, entry| keep(entry));
+    /// Keeps some pools; how many of the others had an alert up.
+    fn keep(&mut self, mut keep: impl FnMut(&mut Entry) -> bool) -> u64 {
+        let mut ended = 0;
+        self.pools.retain(|_, entry| {
+            let kept = keep(entry);
+            ended += u64::from(!kept && of_buckets(entry).chain(of_shapes(entry)).next().is_some());
+            kept
+        });
         let pools = &self.pools;
         self.ids.retain(|_, id| pools.contains_key(id));
-        self.lanes.retain(|_, id| pools.contains_key(id));
+        self.lanes.retain(|_, (id, _)| pools.contains_key(id));
         self.open.retain(|_, open| pools.contains_key(&open.pool));
+        ended
     }
 
     /// The clock was set back.
@@ -410,7 +446,7 @@ fn shaped(entry: &Entry, shape: Shape) -> Option<Identity> {
         Shape::Acceleration => Window::Minute,
         Shape::Concurrency => Window::Unknown,
     };
-    let about = entry.shape.clone()?;
+    let about = entry.shapes[shape as usize].clone()?;
     Some(Identity { limiter: shape.limiter(), window, scope: Scope::Local, ..about })
 }
 

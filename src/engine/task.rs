@@ -129,7 +129,9 @@ impl Engine {
         }
     }
 
-    fn take(&mut self, observation: Observation) {
+    fn take(&mut self, mut observation: Observation) {
+        // Nothing comes from the future, unless the clock was set back meanwhile.
+        observation.not_after(self.parts.clock.now());
         let book = &mut self.book;
         let judged = catch_unwind(AssertUnwindSafe(|| match observation {
             Observation::Start(start) => {
@@ -173,6 +175,9 @@ impl Engine {
     }
 
     fn tick(&mut self) {
+        // What was told by the clock as it was is taken before that changes.
+        let mut waiting = Vec::new();
+        self.take_all(&mut waiting);
         match self.parts.clock.adopt_step() {
             Step::None => {}
             Step::Forward(by) => tracing::warn!(seconds = by.as_secs(), "the system clock went forward"),

@@ -98,7 +98,7 @@ impl<const N: usize> Window<N> {
 
     /// The sum of the last `k` slices, the one of `now` among them.
     pub fn sum(&self, k: usize, now: Timestamp) -> i64 {
-        self.last(k, now).sum()
+        self.last(k, now).fold(0, i64::saturating_add)
     }
 
     /// Mean and variance of `k` slices before the one of `now`, which is not over yet.

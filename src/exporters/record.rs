@@ -88,29 +88,40 @@ fn write_all(mut log: Log, waiting: &Receiver<String>, stats: &Stats) {
 
 struct Log {
     path: PathBuf,
-    file: File,
+    /// Absent if it could not be opened again; tried anew with each line.
+    file: Option<File>,
     bytes: u64,
     max_bytes: u64,
+    /// The last line may be there in part.
+    torn: bool,
 }
 
 impl Log {
     fn open(recording: &Recording) -> std::io::Result<Self> {
         let file = open(&recording.path)?;
         let bytes = file.metadata()?.len();
-        Ok(Self { path: recording.path.clone(), file, bytes, max_bytes: recording.max_bytes })
+        let Recording { path, max_bytes } = recording.clone();
+        Ok(Self { path, file: Some(file), bytes, max_bytes, torn: false })
     }
 
     fn write(&mut self, line: &str) -> std::io::Result<()> {
         if self.bytes > 0 && self.bytes + line.len() as u64 >= self.max_bytes {
             let mut before = self.path.clone().into_os_string();
             before.push(".1");
+            self.file = None;
             std::fs::rename(&self.path, before)?;
-            self.file = open(&self.path)?;
-            self.bytes = 0;
+            (self.bytes, self.torn) = (0, false);
         }
-        // One write for a line: a reader, or a crash, meets whole lines.
-        self.file.write_all(format!("{line}\n").as_bytes())?;
-        self.bytes += line.len() as u64 + 1;
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(open(&self.path)?),
+        };
+        // One write for a line: a reader meets whole lines. What a full disk tore gets a line of its own.
+        let text = format!("{}{line}\n", if self.torn { "\n" } else { "" });
+        self.torn = true;
+        file.write_all(text.as_bytes())?;
+        self.torn = false;
+        self.bytes += text.len() as u64;
         Ok(())
     }
 }
@@ -144,6 +155,9 @@ fn line(judged: &Judged, scrubber: &Scrubber) -> Line {
         started: Some(end.call.started.secs_f64()),
         headed: end.headed.map(Timestamp::secs_f64),
         route: Some(end.call.route.as_str().to_owned()),
+        surface: Some(end.call.surface.as_str().to_owned()),
+        region: end.call.region.as_deref().map(str::to_owned),
+        method: Some(end.call.method.as_str().to_owned()),
         path: Some(scrubber.text(&end.call.path)),
         status: end.status,
         headers,

@@ -201,7 +201,8 @@ impl Replay<'_> {
             other => other.to_string(),
         });
         let failed = status.is_none_or(|status| status >= 400);
-        let error = body.filter(|_| failed).map(|text| error_text::read(text.as_bytes(), false, false));
+        // The body of a success is there only if an error came inside its stream.
+        let error = body.map(|text| error_text::read(text.as_bytes(), false, !failed));
         let start = bytes.map(|bytes| {
             let start = Start { call: call.clone(), model: model.clone(), at: started, body_bytes: bytes };
             (started, Told::Start(start))
@@ -221,7 +222,7 @@ impl Replay<'_> {
             request: RequestShape { body_bytes: bytes.unwrap_or(0), ..RequestShape::default() },
             concurrency: 1,
             usage,
-            error: failed.then(|| Box::new(error.unwrap_or_default())),
+            error: (failed || error.is_some()).then(|| Box::new(error.unwrap_or_default())),
         };
         [start, head, Some((ended, Told::End(Box::new(end))))]
     }
@@ -255,16 +256,16 @@ fn call(id: u64, line: &Line, started: Timestamp) -> Call {
     Call {
         id,
         route: RouteName::new(line.route.as_deref().unwrap_or("replay")),
-        surface: Surface::Unknown,
+        surface: line.surface.as_deref().and_then(Surface::named).unwrap_or(Surface::Unknown),
         auth: AuthKind::Unknown,
         credential: Credential::default(),
         client: Client::Unknown,
         session: None,
         upstream: "".into(),
-        region: None,
+        region: line.region.as_deref().map(Into::into),
         started,
         traceparent: None,
-        method: http::Method::POST,
+        method: line.method.as_deref().and_then(|method| method.parse().ok()).unwrap_or(http::Method::POST),
         path: line.path.as_deref().unwrap_or("/v1/messages").into(),
     }
 }

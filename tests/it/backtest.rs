@@ -73,6 +73,16 @@ async fn what_was_recorded_is_replayed_with_the_same_alerts_and_tells_no_secret(
         replay(&["--responses", path.to_str().unwrap(), "--json"], Stdio::null()).await;
     assert_eq!((code, stderr.as_str()), (0, ""));
     let alerts: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    // Nothing else than what was raised live, and by the same owner.
+    let live = sidecar.running.published.alerts.borrow().clone();
+    for alert in live.iter() {
+        let same = |replayed: &&Value| {
+            replayed["alert"] == alert.name.as_str() && replayed["limiter"] == alert.identity.limiter.as_str()
+        };
+        let found = alerts.iter().find(same).unwrap_or_else(|| panic!("{alert:?} is not in {alerts:?}"));
+        assert_eq!(found["owner_kind"], alert.identity.owner.kind.as_str());
+    }
+    assert!(!live.is_empty());
     let names: Vec<&str> = alerts.iter().filter_map(|alert| alert["alert"].as_str()).collect();
     assert!(names.contains(&"PlimsollBucketExhausting") && names.contains(&"PlimsollThrottled"), "{names:?}");
     for alert in &alerts {

@@ -158,6 +158,17 @@ fn a_ceiling_of_growth_is_learnt_from_its_refusal_and_has_its_own_alert() {
     assert_eq!(bursts(&book, 160.0), [], "calm again");
 }
 
+/// Pools of their own (token counting, batches) have no calls that are booked: their buckets speak for themselves.
+#[test]
+fn a_bucket_that_no_pool_speaks_for_raises_its_own_alert() {
+    let mut book = book(BookLimits::default());
+    let mut counting = head("search", "claude-opus-5-5", limits("w", 1_000), at(0.0));
+    counting.call = Arc::new(Call { path: "/v1/messages/count_tokens".into(), ..(*call("search")).clone() });
+    book.head(&counting);
+    let names: Vec<AlertName> = book.alerts(at(0.0)).iter().map(|alert| alert.name).collect();
+    assert_eq!(names, [AlertName::BucketPressure, AlertName::BucketExhausting]);
+}
+
 #[test]
 fn the_table_of_buckets_is_bounded_and_says_what_it_folded() {
     let mut book = book(BookLimits { buckets: 100, ..BookLimits::default() });

@@ -23,7 +23,7 @@ mod record;
 use crate::limit::{Knobs, Level, Limiter, Reading, Refill, Timestamp, Window};
 pub(in crate::engine) use demand::probability;
 use demand::{Burstiness, Rates};
-use record::{Life, Rung};
+use record::{Life, Pressing, Rung};
 use std::time::Duration;
 
 /// A bucket of a pool, by what it counts.
@@ -147,6 +147,20 @@ impl Told {
     }
 }
 
+/// A bucket as it is seen now.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    slot: Slot,
+    /// The part that is left.
+    left: f64,
+    score: f64,
+}
+
+struct Outlook {
+    soonest: Seen,
+    lowest: Seen,
+}
+
 /// What a pool announces.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Signal {
@@ -265,8 +279,9 @@ impl Pool {
         }
     }
 
-    /// A call that was booked with `tokens` was refused: it took nothing, and the buckets are empty.
-    pub fn refused(&mut self, tokens: f64, at: Timestamp) {
+    /// A call that was booked with `tokens` was refused: it took nothing. `empty` if it was one of these buckets
+    /// that refused it; a gateway's limit, or the traffic's shape, says nothing of them.
+    pub fn refused(&mut self, tokens: f64, empty: bool, at: Timestamp) {
         let now = self.advance(at);
         self.charge(Slot::Requests, -1.0);
         self.charge(Slot::Input, -tokens);
@@ -274,10 +289,13 @@ impl Pool {
         // What was refused comes again, or not at all: neither is further demand.
         self.calls.take_back(1.0);
         self.input.take_back(tokens);
+        if !empty {
+            return;
+        }
         self.refused = Some(now);
         self.rungs.iter_mut().for_each(|rung| rung.came_true(true, now));
         self.warning.end(now);
-        self.turn_critical(false, false, now);
+        self.turn_critical(None, false, now);
     }
 
     /// A call is over. `used` is what it took of input and output, where that was told.
@@ -405,51 +423,63 @@ impl Pool {
     /// Looks at what is known at a moment: every tick, and after every event.
     pub fn look(&mut self, knobs: &Knobs, at: Timestamp) -> Signal {
         let now = self.advance(at);
-        let Some((worst, score, least)) = self.worst(knobs) else {
+        let Some(Outlook { soonest, lowest }) = self.outlook(knobs) else {
             self.warning.end(now);
             self.critical = None;
             return Signal::default();
         };
+        let score = soonest.score;
         for rung in &mut self.rungs {
-            rung.step(score, least, self.refused, now);
+            rung.step(score, lowest.left, self.refused, now);
         }
         let speaker = self.rungs.iter().find(|rung| rung.speaks(score, WANTED));
+        // A bucket that is all but empty needs no forecast.
+        let low = lowest.left <= LOW;
+        let foreseen = speaker.is_some() || (soonest.left < LAST && score >= RUNGS[0]);
         if self.warning.began().is_none() {
-            self.about = worst;
+            self.about = if foreseen { soonest.slot } else { lowest.slot };
             self.threshold = speaker.map_or(RUNGS[0], |rung| rung.threshold);
         }
-        // A bucket that is all but empty needs no forecast.
-        let (low, empty) = (least <= LOW, least < NEARLY_EMPTY);
-        let may = speaker.is_some() || low || (least < LAST && score >= RUNGS[0]);
         let pressing = if low { score.max(self.threshold) } else { score };
-        let up = self.warning.step(pressing, least, self.threshold, may, self.refused, now);
-        let imminent = empty || score >= knobs.horizon.as_secs_f64() / IMMINENT;
-        self.turn_critical(up && imminent, up, now);
+        let outlook = Pressing { score: pressing, left: lowest.left, ages: !low };
+        let up = self.warning.step(outlook, self.threshold, foreseen || low, self.refused, now);
+        let imminent = score >= knobs.horizon.as_secs_f64() / IMMINENT;
+        let near =
+            if lowest.left < NEARLY_EMPTY { Some(lowest.slot) } else { imminent.then_some(soonest.slot) };
+        self.turn_critical(near.filter(|_| up), up, now);
         Signal { warning: up.then_some(self.about), critical: self.critical.is_some() }
     }
 
-    /// The bucket that will be empty first, its score, and the smallest part left of any. Absent where no
-    /// bucket is observed.
-    fn worst(&self, knobs: &Knobs) -> Option<(Slot, f64, f64)> {
+    /// The bucket that will be empty first, and the one with the smallest part left. Absent where none is
+    /// observed.
+    fn outlook(&self, knobs: &Knobs) -> Option<Outlook> {
         let known = |slot: Slot| {
             let state = self.slots[slot as usize]?;
             let fresh = self.now - state.seen <= UNOBSERVED.as_secs_f64();
-            fresh.then(|| (slot, self.score(slot, knobs), state.level / state.capacity))
+            let left = state.level / state.capacity;
+            fresh.then(|| Seen { slot, left, score: self.score(slot, knobs) })
         };
         let all = || Slot::ALL.into_iter().filter_map(known);
-        let least = all().map(|(.., left)| left).reduce(f64::min)?;
-        let (slot, score, _) = all().max_by(|a, b| a.1.total_cmp(&b.1).then(b.2.total_cmp(&a.2)))?;
-        Some((slot, if least < NEARLY_FULL { score } else { 0.0 }, least))
+        let lowest = all().min_by(|a, b| a.left.total_cmp(&b.left))?;
+        let mut soonest = all().max_by(|a, b| a.score.total_cmp(&b.score).then(b.left.total_cmp(&a.left)))?;
+        if lowest.left >= NEARLY_FULL {
+            soonest.score = 0.0;
+        }
+        Some(Outlook { soonest, lowest })
     }
 
-    /// A warning turns critical once, and stays so until it ends: one page for one episode.
-    fn turn_critical(&mut self, imminent: bool, up: bool, now: f64) {
+    /// A warning turns critical once, and stays so until it ends: one page for one episode, about the bucket
+    /// that is near its end then.
+    fn turn_critical(&mut self, near: Option<Slot>, up: bool, now: f64) {
         let peace = self.refused.is_none_or(|at| now - at >= PEACE);
         if self.critical.is_some() {
             self.paged = Some(now);
             self.critical = self.critical.filter(|_| up);
-        } else if imminent && self.paged.is_none_or(|at| now - at >= QUIET) && peace {
-            self.critical = Some(now);
+        } else if let Some(slot) = near
+            && peace
+            && self.paged.is_none_or(|at| now - at >= QUIET)
+        {
+            (self.critical, self.about) = (Some(now), slot);
         }
     }
 }

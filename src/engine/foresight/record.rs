@@ -29,6 +29,16 @@ const PRIOR: (f64, f64) = (4.0, 5.0);
 /// grace.
 const PENDING: usize = 8;
 
+/// What presses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pressing {
+    pub(super) score: f64,
+    /// The smallest part left of any bucket.
+    pub(super) left: f64,
+    /// It is a forecast, which has to come true within a warning's life. What is all but empty is a fact.
+    pub(super) ages: bool,
+}
+
 /// A warning's life, by the rules that the real one and its shadow share.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Life {
@@ -48,15 +58,15 @@ impl Life {
     /// Lets it begin, live on or end. True if it is up.
     pub(super) fn step(
         &mut self,
-        score: f64,
-        least: f64,
+        pressing: Pressing,
         threshold: f64,
         may: bool,
         refused: Option<f64>,
         now: f64,
     ) -> bool {
+        let Pressing { score, left, ages } = pressing;
         let low = score < LOW * threshold;
-        self.spent &= !low;
+        self.spent &= !low && ages;
         match self.began {
             None => {
                 let rested = self.ended.is_none_or(|at| now - at >= REST);
@@ -68,10 +78,9 @@ impl Life {
             }
             Some(began) => {
                 self.low_since = low.then(|| self.low_since.unwrap_or(now));
-                let calm = self
-                    .low_since
-                    .is_some_and(|since| now - since >= if least >= ROOM { HOLD_ROOM } else { HOLD });
-                let old = now - began >= LIFE;
+                let hold = if left >= ROOM { HOLD_ROOM } else { HOLD };
+                let calm = self.low_since.is_some_and(|since| now - since >= hold);
+                let old = ages && now - began >= LIFE;
                 if calm || old {
                     self.end(now);
                     self.spent = old && !low;
@@ -83,6 +92,7 @@ impl Life {
 
     /// Ends it at once.
     pub(super) fn end(&mut self, now: f64) {
+        self.spent = false;
         if self.began.take().is_some() {
             self.ended = Some(now);
         }
@@ -118,7 +128,7 @@ impl Rung {
     /// Lets the shadow live on, and takes what has become of the earlier ones.
     pub(super) fn step(&mut self, score: f64, least: f64, refused: Option<f64>, now: f64) {
         let was = self.shadow.began();
-        self.shadow.step(score, least, self.threshold, true, refused, now);
+        self.shadow.step(Pressing { score, left: least, ages: true }, self.threshold, true, refused, now);
         if was.is_some() && self.shadow.began().is_none() {
             if std::mem::take(&mut self.proved) {
                 self.judge(true);

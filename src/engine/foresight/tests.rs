@@ -84,7 +84,7 @@ proptest! {
             match what {
                 0 => drop(pool.start(Some(a), now)),
                 1 => pool.end(Some(a), Some((a, b)), now),
-                2 => pool.refused(a as f64, now),
+                2 => pool.refused(a as f64, full, now),
                 3 => pool.set_back(Duration::from_secs(a % 10_000)),
                 _ => {
                     let full = full.then(|| Timestamp::from_micros(micros.wrapping_add(a as i64 % 100_000_000)));
@@ -153,12 +153,36 @@ fn a_refusal_ends_the_warning_and_silence_ends_what_is_known() {
     let mut pool = pool();
     drive(&mut pool, 0.0, 55.0, 2.0, 1_000);
     assert!(pool.look(&Knobs::default(), at(55.0)).warning.is_some());
-    pool.refused(1_000.0, at(55.5));
+    pool.refused(1_000.0, true, at(55.5));
     assert_eq!(pool.look(&Knobs::default(), at(55.6)), Signal::default(), "that is another alert's business");
     let mut pool = self::pool();
     pool.told(told(3_000), at(1.0));
     assert!(pool.look(&Knobs::default(), at(1.0)).critical, "5 % left");
     assert_eq!(pool.look(&Knobs::default(), at(61.5)), Signal::default(), "unobserved for a refill");
+}
+
+/// Requests are all but used up, input is not: the alert names requests.
+#[test]
+fn an_alert_names_the_bucket_that_is_low_and_stays_while_it_is() {
+    let mut pool = pool();
+    let requests = |remaining| Told { slot: Slot::Requests, limit: 100, remaining, rounding: 1, full: None };
+    pool.told(Told { remaining: 36_000, ..told(0) }, at(0.5));
+    pool.told(requests(3), at(1.0));
+    let signal = pool.look(&Knobs::default(), at(1.0));
+    assert_eq!(signal, Signal { warning: Some(Slot::Requests), critical: true });
+    // A client that paces itself at 3 % for ten minutes: not a forecast that was wrong, but a fact.
+    for second in 2..600_u32 {
+        pool.told(requests(3), at(f64::from(second)));
+        assert!(pool.look(&Knobs::default(), at(f64::from(second))).critical, "{second}");
+    }
+}
+
+#[test]
+fn a_refusal_by_another_limit_says_nothing_of_these_buckets() {
+    let mut pool = pool();
+    drive(&mut pool, 0.0, 55.0, 2.0, 1_000);
+    pool.refused(1_000.0, false, at(55.1));
+    assert!(pool.look(&Knobs::default(), at(55.2)).warning.is_some());
 }
 
 #[test]

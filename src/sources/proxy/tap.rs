@@ -128,6 +128,7 @@ impl RequestTap {
 
     /// The request has passed whole. Told at once: its size is known long before its answer.
     pub fn passed(&self) {
+        // An early refusal may end a call while its request still passes: then there is nothing to foresee.
         if self.passed.swap(true, Relaxed) {
             return;
         }
@@ -294,6 +295,7 @@ impl CallTap {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
+        self.request.passed.store(true, Relaxed);
         let mut said = Said::default();
         if let Some(mut answer) = self.answer.take() {
             if answer.unread() {
