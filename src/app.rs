@@ -18,7 +18,8 @@ use crate::exporters::catalogue::Facts;
 use crate::exporters::{alertmanager, calls, genai, otlp, record, spans};
 use crate::ledger::Ledger;
 use crate::observation::Observation;
-use crate::pollers::status_page;
+use crate::pollers::runner::{self, Schedule};
+use crate::pollers::status_page::{self, StatusPage};
 use crate::sources::proxy::identify::Credentials;
 use crate::sources::proxy::tap::{Meter, ReadHead};
 use crate::sources::proxy::{self, Bound, Hop, Prepared, StartError};
@@ -223,13 +224,16 @@ fn desk(
     let evidence = &config.evidence;
     let (mut status, mut task) = (None, None);
     if let Some(url) = &evidence.status_page {
-        let parts = status_page::Parts {
-            url: url.clone(),
-            interval: evidence.status_interval,
-            snapshots: published.snapshots.clone(),
+        let page = StatusPage::new(url.clone(), published.snapshots.clone());
+        let page = page.map_err(|error| AppError::StatusPage(error.to_string()))?;
+        let parts = runner::Parts {
+            name: "status_page",
+            schedule: Schedule { interval: evidence.status_interval, timeout: status_page::TIMEOUT },
+            stats: facts.stats.clone(),
+            polls: |stats| &stats.status_page,
             clock: clock.clone(),
         };
-        let (words, poller) = status_page::spawn(parts).map_err(|e| AppError::StatusPage(e.to_string()))?;
+        let (words, poller) = runner::spawn(page, parts);
         (status, task) = (Some(words), Some(poller));
     }
     let desk = Desk {

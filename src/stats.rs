@@ -39,6 +39,21 @@ pub struct Deliveries {
     pub dropped: Count,
 }
 
+/// Polls of one source.
+#[derive(Debug, Default)]
+pub struct Polls {
+    /// Polls that gave something.
+    pub ok: Count,
+    /// Polls that did not.
+    pub failed: Count,
+    /// Failures since the last that did.
+    pub failing: Count,
+    /// Unix time, in seconds, of the last that gave something.
+    pub last_ok: Count,
+    /// How long the newest took, in milliseconds.
+    pub last_millis: Count,
+}
+
 /// Everything that Plimsoll counts about itself.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -60,6 +75,8 @@ pub struct Stats {
     pub last_reload_refused: Count,
     /// Unix time, in seconds, at which a configuration was last put in place.
     pub last_reload_at: Count,
+    /// Readings of the provider's status page.
+    pub status_page: Polls,
     /// Spans.
     pub spans: Deliveries,
     /// Alerts posted to Alertmanagers.

@@ -5,7 +5,8 @@ use crate::engine::{Incident, Snapshot};
 use crate::evidence::packet::{Context, Status};
 use crate::evidence::{Packet, Scrubber, packet};
 use crate::exporters::catalogue::Facts;
-use crate::pollers::status_page::Reading;
+use crate::limit::Timestamp;
+use crate::pollers::status_page::Words;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, Uri, header};
 use http_body_util::Full;
@@ -31,7 +32,7 @@ pub struct Desk {
     /// Takes out what must not be shown.
     pub scrubber: Scrubber,
     /// What the status page says, where it is read.
-    pub status: Option<watch::Receiver<Reading>>,
+    pub status: Option<watch::Receiver<Words>>,
     /// What `claude auth status` printed, where somebody keeps it.
     pub claude_status_file: Option<PathBuf>,
 }
@@ -81,7 +82,7 @@ impl Desk {
     }
 
     async fn status(&self) -> Status {
-        let page = self.status.as_ref().and_then(|status| status.borrow().clone());
+        let page = self.status.as_ref().and_then(|status| newest(&status.borrow()));
         let mut claude = None;
         if let Some(path) = &self.claude_status_file
             && let Ok(file) = tokio::fs::File::open(path).await
@@ -91,6 +92,17 @@ impl Desk {
             claude = file.take(MAX_STATUS).read_to_string(&mut text).await.ok().map(|_| text);
         }
         Status { page, claude }
+    }
+}
+
+/// What is known of the status page, and since when: its words, or why they could not be read.
+fn newest(words: &Words) -> Option<(Timestamp, String)> {
+    match (&words.failure, &words.good) {
+        (Some((at, why)), None) => Some((*at, format!("could not be read: {why}"))),
+        (Some((at, why)), Some((_, before))) => {
+            Some((*at, format!("could not be read: {why}; the time before: {before}")))
+        }
+        (None, good) => good.clone(),
     }
 }
 

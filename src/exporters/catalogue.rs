@@ -8,7 +8,7 @@ use crate::ledger::TotalsKey;
 use crate::limit::{Amount, Timestamp};
 use crate::owner::Owners;
 use crate::route::{OwnerId, OwnerKind};
-use crate::stats::{Deliveries, Stats};
+use crate::stats::{Deliveries, Polls, Stats};
 use arc_swap::ArcSwap;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -161,7 +161,9 @@ catalogue! {
     IN_FLIGHT = "plimsoll.in_flight", "{request}", Gauge, &[key::ROUTE], "Calls in flight.";
     OWNER_INFO = "plimsoll.owner.info", "", Gauge, &[key::OWNER, key::OWNER_KIND, key::RUNBOOK, key::DASHBOARD, key::CONTACT], "A configured owner, with whom to call and where its runbook is; always 1.";
     SOURCE_UP = "plimsoll.source.up", "", Gauge, &[key::SOURCE], "1 while a source of observations works.";
-    SOURCE_TIME = "plimsoll.source.last_success.time", "s", Gauge, &[key::SOURCE], "Unix time of a source's newest observation of a limit.";
+    SOURCE_TIME = "plimsoll.source.last_success.time", "s", Gauge, &[key::SOURCE], "Unix time of a source's newest observation of a limit, or of its newest poll that gave something.";
+    POLLS = "plimsoll.source.polls", "{poll}", Counter, &[key::SOURCE, key::OUTCOME], "Polls of a source by whether they gave something.";
+    POLL_TIME = "plimsoll.source.poll.duration", "s", Gauge, &[key::SOURCE], "How long the newest poll of a source took.";
     TAP_DROPPED = "plimsoll.tap.dropped", "{observation}", Counter, &[], "Observations that the full queue to the engine refused; totals are right all the same.";
     UNREADABLE = "plimsoll.headers.unreadable", "{header}", Counter, &[], "Limit headers that could not be read, contradicted each other or were too long.";
     UNREAD_BODIES = "plimsoll.bodies.unread", "{response}", Counter, &[], "Answers whose body could not be decoded for its usage.";
@@ -429,12 +431,32 @@ fn owner_points(snapshot: &Snapshot, owners: &Owners, push: &mut Push<'_>) {
     }
 }
 
+/// A polled source; nothing before its first poll.
+fn polled(name: &'static str, polls: &Polls, push: &mut Push<'_>) {
+    let (ok, failed) = (polls.ok.get(), polls.failed.get());
+    if ok + failed == 0 {
+        return;
+    }
+    let source = || vec![(key::SOURCE, Cow::Borrowed(name))];
+    push(&SOURCE_UP, Point::new(known(source()), Value::Whole(u64::from(polls.failing.get() == 0))));
+    if polls.last_ok.get() > 0 {
+        push(&SOURCE_TIME, Point::new(known(source()), Value::Whole(polls.last_ok.get())));
+    }
+    push(&POLL_TIME, Point::new(known(source()), Value::Real(polls.last_millis.get() as f64 / 1_000.0)));
+    for (outcome, n) in [("ok", ok), ("failed", failed)] {
+        let mut attributes = source();
+        attributes.push((key::OUTCOME, outcome.into()));
+        push(&POLLS, Point::new(known(attributes), Value::Whole(n)));
+    }
+}
+
 fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
     let hop = || known(vec![(key::SOURCE, Cow::Borrowed("hop"))]);
     push(&SOURCE_UP, Point::new(hop(), Value::Whole(1)));
     if let Some(newest) = snapshot.buckets.iter().map(|b| b.observed).max() {
         push(&SOURCE_TIME, Point::new(hop(), Value::Real(newest.secs_f64())));
     }
+    polled("status_page", &stats.status_page, push);
     for (metric, n) in [
         (&TAP_DROPPED, stats.tap_dropped.get()),
         (&UNREADABLE, stats.complaints.get()),

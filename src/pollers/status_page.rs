@@ -4,69 +4,62 @@
 //! into evidence packets and nowhere else. The page's JSON is that of Statuspage:
 //! `{"status":{"indicator":"none","description":"All Systems Operational"}}`.
 
-use crate::clock::Clock;
+use super::runner::{Failure, Poll, State};
 use crate::engine::Snapshot;
-use crate::limit::Timestamp;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 /// Most of the page that is read.
 const MAX_BYTES: usize = 256 * 1024;
-/// How long one reading may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest sentence that is kept.
 const MAX_WORDS: usize = 200;
 
-/// The page's words and when they were read, or why they could not be.
-pub type Reading = Option<(Timestamp, String)>;
+/// How long one reading may take.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the poller runs with.
-pub struct Parts {
-    /// Address of the summary.
-    pub url: String,
-    /// How often it is read while an incident is open.
-    pub interval: Duration,
-    /// Says whether an incident is open.
-    pub snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// The time.
-    pub clock: Clock,
+/// The page's words, and when they were read.
+pub type Words = State<String>;
+
+/// Reads the page while an incident is open.
+pub struct StatusPage {
+    client: reqwest::Client,
+    url: String,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
-/// Starts the poller; it ends with the engine.
-///
-/// # Errors
-/// If the HTTP client cannot be made.
-pub fn spawn(parts: Parts) -> Result<(watch::Receiver<Reading>, JoinHandle<()>), reqwest::Error> {
-    let client = reqwest::Client::builder().timeout(TIMEOUT).user_agent("plimsoll").build()?;
-    let (tx, rx) = watch::channel(None);
-    Ok((rx, tokio::spawn(run(parts, client, tx))))
+impl StatusPage {
+    /// A reader of the summary at `url`; `snapshots` say whether an incident is open.
+    ///
+    /// # Errors
+    /// If the HTTP client cannot be made.
+    pub fn new(url: String, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder().timeout(TIMEOUT).user_agent("plimsoll").build()?;
+        Ok(Self { client, url, snapshots })
+    }
 }
 
-async fn run(mut parts: Parts, client: reqwest::Client, said: watch::Sender<Reading>) {
-    loop {
+impl Poll for StatusPage {
+    type Value = String;
+
+    async fn wanted(&mut self) -> bool {
         let open = |snapshot: &Arc<Snapshot>| snapshot.incidents.iter().any(|incident| incident.is_open());
-        if parts.snapshots.wait_for(open).await.is_err() {
-            return;
-        }
-        let words = match read(&client, &parts.url).await {
-            Ok(words) => words,
-            Err(problem) => format!("could not be read: {problem}"),
-        };
-        said.send_replace(Some((parts.clock.now(), words)));
-        tokio::time::sleep(parts.interval).await;
+        self.snapshots.wait_for(open).await.is_ok()
+    }
+
+    async fn poll(&mut self) -> Result<String, Failure> {
+        Ok(read(&self.client, &self.url).await?)
     }
 }
 
 #[derive(Deserialize)]
 struct Summary {
-    status: Words,
+    status: Status,
 }
 
 #[derive(Deserialize)]
-struct Words {
+struct Status {
     description: String,
     #[serde(default)]
     indicator: String,
@@ -86,7 +79,7 @@ async fn read(client: &reqwest::Client, url: &str) -> Result<String, String> {
     }
     let summary: Summary =
         serde_json::from_slice(&body).map_err(|_| "the page is no Statuspage summary".to_owned())?;
-    let Words { description, indicator } = summary.status;
+    let Status { description, indicator } = summary.status;
     let words = if indicator.is_empty() { description } else { format!("{description} ({indicator})") };
     Ok(words.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect())
 }

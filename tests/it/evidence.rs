@@ -124,4 +124,6 @@ async fn the_status_page_is_read_only_while_an_incident_is_open() {
     })
     .await;
     assert_eq!(read.load(Relaxed), 1, "and then rarely");
+    sidecar.wait_metric("plimsoll_source_polls_total", &["status_page", "ok"], 1.0).await;
+    sidecar.wait_metric("plimsoll_source_up", &["status_page"], 1.0).await;
 }
