@@ -6,7 +6,7 @@
 //! looks at them from the side of the calls: each is booked when it starts, by its size, seconds before a
 //! header tells of it.
 //!
-//! **Level.** Refilled by arithmetic, charged at a call's start (input, requests) and at its end (output),
+//! **Level.** Refilled by arithmetic (in a minute, until resets show another pace), charged at a call's start (input, requests) and at its end (output),
 //! and set right by every header, within the header's own rounding. What headers show beyond our own
 //! calls is the draw of others on the same buckets, and is expected to go on.
 //! **Demand.** See [`demand`]: rates over 1, 16 and 32 seconds, the fast one believed as far as this
@@ -108,6 +108,8 @@ impl Mean {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct State {
     capacity: f64,
+    /// What comes back in a second: a sixtieth of the capacity, until resets say otherwise.
+    refill: f64,
     level: f64,
     bursts: Burstiness,
     /// What others take, per second; below zero where our own calls take less than they are booked with.
@@ -238,7 +240,7 @@ impl Pool {
             }
             let rates = self.rates(slot);
             let Some(state) = &mut self.slots[slot as usize] else { continue };
-            state.level = (state.level + state.capacity / 60.0 * dt).min(state.capacity);
+            state.level = (state.level + state.refill * dt).min(state.capacity);
             state.bursts.learn(&rates, dt);
             state.others *= left[1];
         }
@@ -322,10 +324,13 @@ impl Pool {
         }
         let capacity = told.limit as f64;
         let full = told.full.map(|full| self.secs(full) - now);
-        let (low, high) = bounds(capacity, &told, full);
-        let state = &mut self.slots[told.slot as usize];
-        match state {
+        let slot = &mut self.slots[told.slot as usize];
+        let known = slot.filter(|state| state.capacity == capacity).map(|state| state.refill);
+        let refill = known.unwrap_or(capacity / 60.0);
+        let (low, high) = bounds(capacity, refill, &told, full);
+        match slot {
             Some(state) if state.capacity == capacity => {
+                state.refill = learnt_refill(refill, capacity, &told, full);
                 let right = state.level.clamp(low, high);
                 // Below what we booked: somebody else takes it too. Above: what we booked was too much.
                 let since = now - state.seen;
@@ -338,8 +343,8 @@ impl Pool {
             // Another limit: what was learnt of its level does not hold.
             _ => {
                 let level = (told.remaining as f64).clamp(low, high);
-                *state =
-                    Some(State { capacity, level, bursts: Burstiness::default(), others: 0.0, seen: now });
+                let bursts = Burstiness::default();
+                *slot = Some(State { capacity, refill, level, bursts, others: 0.0, seen: now });
             }
         }
         if (told.remaining as f64) < NEARLY_EMPTY * capacity {
@@ -365,7 +370,7 @@ impl Pool {
             return 0.0;
         }
         let (rates, others) = self.rates(slot).shared_with(state.others);
-        let refill = state.capacity / 60.0;
+        let refill = state.refill;
         let room = self.room(slot, state.level).max(0.0);
         let horizon = knobs.horizon.as_secs_f64();
         let of = |draw: f64, horizon: f64| {
@@ -390,7 +395,7 @@ impl Pool {
         let believed = state.bursts.believed();
         let mean = demand::expected(&rates, believed, 0.0);
         let doubt = mean - demand::expected(&rates, believed, 1.0);
-        let drawn = (mean + others - state.capacity / 60.0) * horizon;
+        let drawn = (mean + others - state.refill) * horizon;
         // How wrong the rate may be, and how unevenly calls come at that rate.
         let deviation = (doubt * horizon).hypot((rates.squares[1] * horizon).sqrt());
         let short = drawn - self.room(slot, state.level).max(0.0);
@@ -486,7 +491,7 @@ impl Pool {
 
 /// What a header leaves open: its level is rounded, and its reset comes in whole seconds, which for a
 /// small bucket is the finer of the two.
-fn bounds(capacity: f64, told: &Told, full: Option<f64>) -> (f64, f64) {
+fn bounds(capacity: f64, refill: f64, told: &Told, full: Option<f64>) -> (f64, f64) {
     let (remaining, rounding) = (told.remaining as f64, told.rounding as f64);
     let (mut low, mut high) = if rounding > 1.0 {
         (remaining - rounding / 2.0, remaining + rounding / 2.0)
@@ -499,8 +504,8 @@ fn bounds(capacity: f64, told: &Told, full: Option<f64>) -> (f64, f64) {
     if told.remaining == told.limit {
         high = capacity;
     }
-    if let Some(full) = full.filter(|full| (0.0..=60.0).contains(full)) {
-        let at = |missing: f64| capacity * (1.0 - missing.clamp(0.0, 60.0) / 60.0);
+    if let Some(full) = full.filter(|full| (0.0..=capacity / refill + 1.0).contains(full)) {
+        let at = |missing: f64| (capacity - refill * missing.max(0.0)).max(0.0);
         let (least, most) = (at(full + 1.0), at(full - 1.0));
         // Where the two contradict each other the level is what counts.
         if least <= high && most >= low {
@@ -508,6 +513,20 @@ fn bounds(capacity: f64, told: &Told, full: Option<f64>) -> (f64, f64) {
         }
     }
     (low.min(capacity), high.min(capacity).max(low.min(capacity)))
+}
+
+/// What comes back in a second, as a header shows it that says both what is missing and when it will be there:
+/// a provider may refill faster or slower than in a minute. Averaged, because resets come in whole seconds.
+fn learnt_refill(before: f64, capacity: f64, told: &Told, full: Option<f64>) -> f64 {
+    const SEEN: f64 = 50.0;
+    let missing = capacity - told.remaining as f64;
+    // On average a reset is rounded up by half a second.
+    let Some(full) = full.filter(|full| *full >= 10.0 && missing > 2.0 * told.rounding as f64) else {
+        return before;
+    };
+    let minute = capacity / 60.0;
+    let shown = (missing / (full - 0.5)).clamp(minute / 4.0, minute * 4.0);
+    before + (shown - before) / SEEN
 }
 
 #[cfg(test)]

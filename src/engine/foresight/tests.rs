@@ -194,6 +194,28 @@ fn another_limit_starts_the_level_anew() {
     assert_eq!((state.capacity, state.level), (600_000.0, 550_000.0));
 }
 
+/// A provider that refills in half a minute: 1,500 a second is within that, though not within a minute's pace.
+#[test]
+fn the_pace_of_the_refill_is_learnt_from_resets() {
+    let mut pool = pool();
+    let (mut level, mut late) = (60_000.0_f64, 0);
+    for second in 0..600_u32 {
+        let now = at(f64::from(second));
+        // A draw that swings, so that something is missing most of the time: 1,500 a second in the mean.
+        let drawn = if second / 20 % 2 == 0 { 2_900_u64 } else { 100 };
+        level = (level + 2_000.0).min(60_000.0) - drawn as f64;
+        pool.start(body(drawn), now);
+        pool.end(body(drawn), Some((drawn, 1)), now);
+        let full = at((f64::from(second) + (60_000.0 - level) / 2_000.0).ceil());
+        let remaining = (level / 1_000.0).round() as u64 * 1_000;
+        pool.told(Told { full: Some(full), ..told(remaining) }, now);
+        late += u32::from(second > 300 && pool.look(&Knobs::default(), now).warning.is_some());
+    }
+    let state = pool.slots[Slot::Input as usize].unwrap();
+    assert!((1_500.0..2_300.0).contains(&state.refill), "{}", state.refill);
+    assert_eq!(late, 0);
+}
+
 #[test]
 fn late_headers_say_nothing() {
     let mut pool = pool();
