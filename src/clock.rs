@@ -60,6 +60,12 @@ pub enum Step {
     Back(Duration),
 }
 
+/// A number from 0 to 1, 1 excluded, that differs from moment to moment and from pod to pod: for jitter, which needs
+/// no more.
+pub fn chance(now: Timestamp) -> f64 {
+    now.micros().rem_euclid(1_000) as f64 / 1_000.0
+}
+
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the system clock")]
 fn wall_micros() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! Alert state with hysteresis: when an alert begins, when it honestly ends.
 //!
-//! The same state drives the direct push, `/metrics`, the backtest and the demo. Pressure is the
+//! The same state drives the direct push, `/metrics`, the backtest and the demo. Minute buckets whose calls are
+//! booked have [`super::foresight`] instead; what stands here is for all others. Pressure is the
 //! warning (the bucket is mostly used, or will be empty within the minute), exhaustion the
 //! critical (it is nearly empty, or will be within seconds), throttled says that refusals are here.
 //! An alert begins on one decision and ends only after its condition has been well clear for a
@@ -240,7 +241,8 @@ impl BucketAlerts {
         let empty_in = bucket.forecast(now).map(|f| f.empty_in);
         let within = |horizon: Duration| empty_in.is_some_and(|e| e <= horizon);
         // A window of hours has no horizon in seconds: what counts is whether it will last to its reset.
-        let runs_out = |least: f64| bucket.pace(now).is_some_and(|pace| pace.run_out >= least);
+        let run_out = bucket.pace(now).map(|pace| pace.run_out);
+        let runs_out = |least: f64| run_out.is_some_and(|run_out| run_out >= least);
         let raise = [
             used >= thresholds.pressure
                 || (used >= FORECAST_FLOOR && (within(thresholds.pressure_horizon) || runs_out(RUNS_OUT))),

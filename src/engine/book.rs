@@ -12,7 +12,7 @@ use super::burst::Use;
 use super::foresight::Told;
 use super::incident::Incident;
 use super::incidents::{Incidents, Turn};
-use super::pools::{PoolKey, Pools, Refusal, Whose, draws, pooled};
+use super::pools::{PoolId, PoolKey, Pools, Refusal, Whose, pooled};
 use super::snapshot::{BucketView, MissingKey, RejectionKey, RejectionView, Snapshot};
 use super::window::Window as Rolling;
 use crate::limit::{Amount, Limiter, Reading, Scope, Timestamp, Window};
@@ -56,13 +56,13 @@ struct Entry {
     route: RouteName,
     /// It raises no alert: nothing is refused when it is empty.
     silent: bool,
-    /// It belongs to a pool, which forecasts it and speaks for it.
-    pooled: bool,
+    /// The pool that forecasts it and speaks for it.
+    pool: Option<PoolId>,
 }
 
 impl Entry {
     fn evaluate(&mut self, thresholds: &Thresholds, now: Timestamp) -> Vec<(AlertName, Change)> {
-        if self.silent || self.pooled {
+        if self.silent || self.pool.is_some() {
             return Vec::new();
         }
         self.alerts.evaluate(&self.bucket, thresholds, now).to_vec()
@@ -225,11 +225,12 @@ impl Book {
         if nobodys {
             return;
         }
-        self.foresee(head, surface, &owner);
+        let pool = self.foresee(head, surface, &owner);
         for reading in &head.limits.readings {
             let identity = identity(reading, owner.clone(), head.model.as_ref(), call);
             let key = BucketKey { identity, account: head.limits.account.clone(), surface };
-            self.observe(key, reading, call, head.at);
+            let pool = pool.filter(|_| Told::of(reading).is_some());
+            self.observe(key, reading, &call.route, pool, head.at);
         }
     }
 
@@ -238,8 +239,8 @@ impl Book {
         self.alerts_version += self.pools.start(start);
     }
 
-    /// Tells the pool of a head what it says of minute buckets.
-    fn foresee(&mut self, head: &Head, surface: Surface, owner: &Owner) {
+    /// Tells the pool of a head what it says of minute buckets; gives that pool.
+    fn foresee(&mut self, head: &Head, surface: Surface, owner: &Owner) -> Option<PoolId> {
         let whose = Whose {
             owner,
             surface,
@@ -249,7 +250,9 @@ impl Book {
         };
         let knobs = self.owners.knobs(&owner.id).unwrap_or(self.thresholds.knobs);
         let about = |reading: &Reading| identity(reading, owner.clone(), head.model.as_ref(), &head.call);
-        self.alerts_version += self.pools.head(head, whose, knobs, self.limits.buckets, about);
+        let (pool, changed) = self.pools.head(head, whose, knobs, self.limits.buckets, about)?;
+        self.alerts_version += changed;
+        Some(pool)
     }
 
     /// Counts a success on a route to Anthropic's Messages that shows no limit header: something between
@@ -273,8 +276,14 @@ impl Book {
         }
     }
 
-    fn observe(&mut self, key: BucketKey, reading: &Reading, call: &Call, now: Timestamp) {
-        let (route, draws) = (&call.route, draws(call));
+    fn observe(
+        &mut self,
+        key: BucketKey,
+        reading: &Reading,
+        route: &RouteName,
+        pool: Option<PoolId>,
+        now: Timestamp,
+    ) {
         let thresholds = self.thresholds;
         if let Some(entry) = self.buckets.get_mut(&key) {
             let late = entry.bucket.late();
@@ -283,7 +292,7 @@ impl Book {
             if entry.route != *route {
                 entry.route = route.clone();
             }
-            entry.pooled |= draws && Told::of(reading).is_some();
+            entry.pool = pool.or(entry.pool);
             let changes = entry.evaluate(&thresholds, now);
             self.note(&changes);
             return;
@@ -293,10 +302,8 @@ impl Book {
             self.folded += 1;
             return;
         }
-        let pooled = draws && Told::of(reading).is_some();
         let silent = refuses_nothing(&key.identity.limiter);
-        let mut entry =
-            Entry { bucket, alerts: BucketAlerts::default(), route: route.clone(), silent, pooled };
+        let mut entry = Entry { bucket, alerts: BucketAlerts::default(), route: route.clone(), silent, pool };
         let changes = entry.evaluate(&thresholds, now);
         self.note(&changes);
         self.buckets.insert(key, entry);
@@ -478,15 +485,10 @@ impl Book {
                 detail: None,
             })
         });
-        let of_pools = self.pools.up().map(|up| Alert {
-            name: up.name,
-            utilization: self.utilization(&up.identity, up.key, now),
-            identity: up.identity,
-            since: up.since,
-            empty_in: up.empty_in,
-            route: up.route.clone(),
-            detail: None,
-        });
+        let of_pools = self
+            .pools
+            .alerts()
+            .map(|(alert, key)| Alert { utilization: self.utilization(&alert.identity, key, now), ..alert });
         let of_changes = self.incidents.open().filter_map(route_changed);
         let mut alerts: Vec<Alert> =
             of_buckets.chain(of_pools).chain(of_throttles).chain(of_changes).collect();
@@ -536,27 +538,15 @@ impl Book {
         }
     }
 
-    /// When a bucket will be empty, and how probable that is: as its pool foresees it, which knows of the calls
-    /// on their way; by its own draw where it has none.
-    fn forecast(&self, key: &BucketKey, entry: &Entry, now: Timestamp) -> (Option<Duration>, Option<f64>) {
-        if !entry.pooled {
-            let run_out = entry.bucket.pace(now).map(|pace| pace.run_out);
-            return (entry.bucket.forecast(now).map(|forecast| forecast.empty_in), run_out);
-        }
-        let pool = PoolKey {
-            owner: key.identity.owner.clone(),
-            surface: key.surface,
-            account: key.account.clone(),
-            model: key.identity.model.clone(),
-            region: key.identity.region.clone(),
-        };
-        self.pools.forecast(&pool, &key.identity.limiter).unwrap_or_default()
-    }
-
     fn view(&self, key: &BucketKey, entry: &Entry, now: Timestamp) -> BucketView {
         let bucket = &entry.bucket;
         let known = !bucket.unobserved(now);
-        let (empty_in, run_out) = self.forecast(key, entry, now);
+        let pace = bucket.pace(now);
+        // As its pool foresees it, which knows of the calls on their way; by its own draw where it has none.
+        let (empty_in, run_out) = match entry.pool {
+            Some(pool) => self.pools.forecast(pool, &key.identity.limiter).unwrap_or_default(),
+            None => (bucket.forecast(now).map(|f| f.empty_in), pace.map(|pace| pace.run_out)),
+        };
         BucketView {
             owner: key.identity.owner.clone(),
             surface: key.surface,
@@ -571,7 +561,7 @@ impl Book {
             peak: known.then(|| bucket.peak(now)),
             empty_in,
             run_out,
-            expected: bucket.pace(now).map(|pace| pace.expected),
+            expected: pace.map(|pace| pace.expected),
             resets: bucket.resets(),
             observed: bucket.observed(),
         }

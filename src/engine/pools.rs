@@ -5,7 +5,7 @@
 //! answer of a lane nothing is booked, because nothing is known. All tables are bounded: what does not
 //! fit is counted and costs foresight, never a call.
 
-use super::alert::{AlertName, Identity};
+use super::alert::{Alert, AlertName, Identity};
 use super::burst::{Burst, Shape, Use};
 use super::foresight::{Pool, Signal, Slot, Told, UNOBSERVED};
 use crate::limit::{Amount, Knobs, Limiter, Reading, Scope, Timestamp, Window};
@@ -112,17 +112,6 @@ struct Open {
     at: Timestamp,
 }
 
-/// A pool's alert that is up.
-pub(super) struct Up<'a> {
-    pub(super) name: AlertName,
-    pub(super) identity: Identity,
-    pub(super) since: Timestamp,
-    pub(super) route: &'a RouteName,
-    pub(super) empty_in: Option<Duration>,
-    /// With the identity, what the bucket is found by.
-    pub(super) key: &'a PoolKey,
-}
-
 /// Every pool, and the calls that are on their way.
 #[derive(Default)]
 pub(super) struct Pools {
@@ -150,7 +139,7 @@ pub(super) enum Refusal {
 }
 
 /// True for a call that draws on a model's minute buckets.
-pub(super) fn draws(call: &Call) -> bool {
+fn draws(call: &Call) -> bool {
     call.method == http::Method::POST && pool_of_path(&call.path).is_none()
 }
 
@@ -200,8 +189,8 @@ impl Pools {
         entry.look(at)
     }
 
-    /// Takes in what a head tells of minute buckets; `identity` is what an alert on a reading is about. How
-    /// many alerts changed.
+    /// Takes in what a head tells of minute buckets; `identity` is what an alert on a reading is about. The pool
+    /// that took it, and how many alerts changed; nothing where none did.
     pub(super) fn head(
         &mut self,
         head: &Head,
@@ -209,21 +198,21 @@ impl Pools {
         knobs: Knobs,
         most: usize,
         identity: impl Fn(&Reading) -> Identity,
-    ) -> u64 {
+    ) -> Option<(PoolId, u64)> {
         let mut told = head.limits.readings.iter().filter_map(|r| Some((Told::of(r)?, r))).peekable();
         if told.peek().is_none() || !draws(&head.call) {
-            return 0;
+            return None;
         }
         let open = self.open.get(&head.call.id).map(|open| open.pool);
         // The usual way: the call was booked where its answer says that it belongs. Nothing is looked up by
         // name, nothing is copied.
         let known = open.filter(|id| self.pools.get(id).is_some_and(|entry| whose.is(&entry.key)));
-        let Some(id) = known.or_else(|| self.bind(head, whose, knobs, most)) else { return 0 };
+        let id = known.or_else(|| self.bind(head, whose, knobs, most))?;
         let mut changed = 0;
         if open.is_none() {
             changed += self.book(head.call.id, id, None, head.at);
         }
-        let Some(entry) = self.pools.get_mut(&id) else { return changed };
+        let entry = self.pools.get_mut(&id)?;
         if entry.route != head.call.route {
             entry.route = head.call.route.clone();
         }
@@ -231,7 +220,7 @@ impl Pools {
             entry.pool.told(told, head.at);
             entry.about[told.slot as usize].get_or_insert_with(|| identity(reading));
         }
-        changed + entry.look(head.at)
+        Some((id, changed + entry.look(head.at)))
     }
 
     /// The pool that an answer names, from now on the one of its lane.
@@ -257,7 +246,7 @@ impl Pools {
         if let Some(id) = self.ids.get(&key) {
             return Some(*id);
         }
-        // A pool has at least one bucket: where those have no room the book counts what it leaves out.
+        // Buckets without a pool speak for themselves.
         if self.pools.len() >= most && !self.make_room(at) {
             return None;
         }
@@ -395,18 +384,14 @@ impl Pools {
     }
 
     /// When a bucket will be empty, if it is draining, and how probable it is that it will be within the horizon.
-    pub(super) fn forecast(
-        &self,
-        key: &PoolKey,
-        limiter: &Limiter,
-    ) -> Option<(Option<Duration>, Option<f64>)> {
-        let entry = self.pools.get(self.ids.get(key)?)?;
+    pub(super) fn forecast(&self, id: PoolId, limiter: &Limiter) -> Option<(Option<Duration>, Option<f64>)> {
+        let entry = self.pools.get(&id)?;
         let (slot, knobs) = (Slot::of(limiter)?, &entry.knobs);
         Some((entry.pool.empty_in(slot, knobs), entry.pool.run_out(slot, knobs)))
     }
 
-    /// The alerts that are up.
-    pub(super) fn up(&self) -> impl Iterator<Item = Up<'_>> {
+    /// The alerts that are up, each with the pool that it is of. How much of the bucket is used is the book's to say.
+    pub(super) fn alerts(&self) -> impl Iterator<Item = (Alert, &PoolKey)> {
         self.pools.values().flat_map(|entry| of_buckets(entry).chain(of_shapes(entry)))
     }
 
@@ -421,23 +406,32 @@ impl Pools {
     }
 }
 
-fn of_buckets(entry: &Entry) -> impl Iterator<Item = Up<'_>> {
+fn of_buckets(entry: &Entry) -> impl Iterator<Item = (Alert, &PoolKey)> {
     let names = [AlertName::BucketPressure, AlertName::BucketExhausting];
     let about = entry.signal.warning.and_then(|slot| Some((slot, entry.about[slot as usize].as_ref()?)));
     names.into_iter().zip(entry.since).filter_map(move |(name, since)| {
         let ((slot, identity), since) = (about?, since?);
         let empty_in = entry.pool.empty_in(slot, &entry.knobs);
-        let identity = identity.clone();
-        Some(Up { name, identity, since, route: &entry.route, empty_in, key: &entry.key })
+        Some(alert(entry, name, identity.clone(), since, empty_in))
     })
 }
 
-fn of_shapes(entry: &Entry) -> impl Iterator<Item = Up<'_>> {
+fn of_shapes(entry: &Entry) -> impl Iterator<Item = (Alert, &PoolKey)> {
     Shape::ALL.into_iter().filter_map(move |shape| {
         let since = entry.burst.up(shape)?;
-        let (name, identity) = (AlertName::Burst, shaped(entry, shape)?);
-        Some(Up { name, identity, since, route: &entry.route, empty_in: None, key: &entry.key })
+        Some(alert(entry, AlertName::Burst, shaped(entry, shape)?, since, None))
     })
+}
+
+fn alert(
+    entry: &Entry,
+    name: AlertName,
+    identity: Identity,
+    since: Timestamp,
+    empty_in: Option<Duration>,
+) -> (Alert, &PoolKey) {
+    let route = entry.route.clone();
+    (Alert { name, identity, since, utilization: None, empty_in, route, detail: None }, &entry.key)
 }
 
 /// What an alert on the shape of a pool's calls is about: only what this process sees of it.

@@ -5,7 +5,7 @@
 //! "resolved" would end the alert while another still holds it (tried on Alertmanager 0.25). The
 //! labels are the bucket's identity and nothing of this pod, so a hundred sidecars make one alert.
 
-use crate::clock::Clock;
+use crate::clock::{Clock, chance};
 use crate::config;
 use crate::engine::{Alert, AlertName};
 use crate::limit::Timestamp;
@@ -248,8 +248,7 @@ impl Pusher {
 
 /// Up to a tenth less, so that a fleet does not post in step.
 fn jittered(every: Duration, now: Timestamp) -> Duration {
-    let part = u32::try_from(now.micros().unsigned_abs() % 1_000).unwrap_or(0);
-    every - every / 10 * part / 1_000
+    every.mul_f64(1.0 - 0.1 * chance(now))
 }
 
 #[cfg(test)]

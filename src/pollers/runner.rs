@@ -6,7 +6,7 @@
 //! `Retry-After` names. The last good value stays, with its age: a poll that fails makes nothing
 //! unknown that was known.
 
-use crate::clock::Clock;
+use crate::clock::{Clock, chance};
 use crate::limit::Timestamp;
 use crate::stats::{Polls, Stats};
 use std::future::Future;
@@ -139,9 +139,8 @@ async fn run<P: Poll>(mut poller: P, parts: Parts, known: watch::Sender<State<P:
             }
         }
         polls.failing.set(u64::from(failures));
-        let chance = f64::from(u32::try_from(now.micros().rem_euclid(1_000)).unwrap_or(0)) / 1_000.0;
         tokio::select! {
-            () = tokio::time::sleep(schedule.wait(failures, retry_after, chance)) => {}
+            () = tokio::time::sleep(schedule.wait(failures, retry_after, chance(now))) => {}
             () = known.closed() => return,
         }
     }

@@ -6,9 +6,9 @@
 //! looks at them from the side of the calls: each is booked when it starts, by its size, seconds before a
 //! header tells of it.
 //!
-//! **Level.** Refilled by arithmetic (in a minute, until resets show another pace), charged at a call's start (input, requests) and at its end (output),
-//! and set right by every header, within the header's own rounding. What headers show beyond our own
-//! calls is the draw of others on the same buckets, and is expected to go on.
+//! **Level.** Refilled by arithmetic (in a minute, until resets show another pace), charged at a call's start
+//! (input, requests) and at its end (output), and set right by every header, within the header's own rounding.
+//! What headers show beyond our own calls is the draw of others on the same buckets, and is expected to go on.
 //! **Demand.** See [`demand`]: rates over 1, 16 and 32 seconds, the fast one believed as far as this
 //! traffic's bursts were real before, the slow two giving the slope of a steady rise.
 //! **Score.** How much longer than the horizon the expected draw, less the refill, would have to last to
@@ -191,8 +191,7 @@ pub struct Pool {
     /// The rung that began it.
     threshold: f64,
     about: Slot,
-    /// Since when it is critical.
-    critical: Option<f64>,
+    critical: bool,
     /// When it last was.
     paged: Option<f64>,
 }
@@ -216,7 +215,7 @@ impl Pool {
             warning: Life::default(),
             threshold: RUNGS[0],
             about: Slot::Requests,
-            critical: None,
+            critical: false,
             paged: None,
         }
     }
@@ -430,7 +429,7 @@ impl Pool {
         let now = self.advance(at);
         let Some(Outlook { soonest, lowest }) = self.outlook(knobs) else {
             self.warning.end(now);
-            self.critical = None;
+            self.critical = false;
             return Signal::default();
         };
         let score = soonest.score;
@@ -452,7 +451,7 @@ impl Pool {
         let near =
             if lowest.left < NEARLY_EMPTY { Some(lowest.slot) } else { imminent.then_some(soonest.slot) };
         self.turn_critical(near.filter(|_| up), up, now);
-        Signal { warning: up.then_some(self.about), critical: self.critical.is_some() }
+        Signal { warning: up.then_some(self.about), critical: self.critical }
     }
 
     /// The bucket that will be empty first, and the one with the smallest part left. Absent where none is
@@ -464,7 +463,8 @@ impl Pool {
             let left = state.level / state.capacity;
             fresh.then(|| Seen { slot, left, score: self.score(slot, knobs) })
         };
-        let all = || Slot::ALL.into_iter().filter_map(known);
+        let all = Slot::ALL.map(known);
+        let all = || all.iter().flatten().copied();
         let lowest = all().min_by(|a, b| a.left.total_cmp(&b.left))?;
         let mut soonest = all().max_by(|a, b| a.score.total_cmp(&b.score).then(b.left.total_cmp(&a.left)))?;
         if lowest.left >= NEARLY_FULL {
@@ -477,14 +477,14 @@ impl Pool {
     /// that is near its end then.
     fn turn_critical(&mut self, near: Option<Slot>, up: bool, now: f64) {
         let peace = self.refused.is_none_or(|at| now - at >= PEACE);
-        if self.critical.is_some() {
+        if self.critical {
             self.paged = Some(now);
-            self.critical = self.critical.filter(|_| up);
+            self.critical = up;
         } else if let Some(slot) = near
             && peace
             && self.paged.is_none_or(|at| now - at >= QUIET)
         {
-            (self.critical, self.about) = (Some(now), slot);
+            (self.critical, self.about) = (true, slot);
         }
     }
 }

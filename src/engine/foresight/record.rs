@@ -25,8 +25,8 @@ const GRACE: f64 = 60.0;
 const FADE: f64 = 0.95;
 /// What is assumed before anything is known: four right of five.
 const PRIOR: (f64, f64) = (4.0, 5.0);
-/// Shadows that wait for their verdict; a further one drops the oldest. More than six cannot end within the
-/// grace.
+/// Shadows that wait for their verdict. More than six cannot end within the grace: each lives for [`HOLD_ROOM`]
+/// at least, and rests.
 const PENDING: usize = 8;
 
 /// What presses.
@@ -109,7 +109,7 @@ pub(super) struct Rung {
     proved: bool,
     right: f64,
     wrong: f64,
-    /// When shadows ended that may still come true, oldest first.
+    /// When shadows ended that may still come true.
     pending: [Option<f64>; PENDING],
 }
 
@@ -152,17 +152,9 @@ impl Rung {
     }
 
     fn wait(&mut self, ended: f64) {
-        let free = self.pending.iter().position(Option::is_none);
-        let oldest = || {
-            let at = self
-                .pending
-                .iter()
-                .enumerate()
-                .min_by(|a, b| a.1.partial_cmp(b.1).unwrap_or(std::cmp::Ordering::Equal));
-            at.map_or(0, |(at, _)| at)
-        };
-        let at = free.unwrap_or_else(oldest);
-        self.pending[at] = Some(ended);
+        if let Some(free) = self.pending.iter_mut().find(|pending| pending.is_none()) {
+            *free = Some(ended);
+        }
     }
 
     /// A refusal, or a bucket that is all but empty: the shadow that is up and those that wait were
