@@ -88,6 +88,7 @@ fn call() -> Arc<Call> {
         session: None,
         upstream: "https://api.example".into(),
         region: None,
+        project: None,
         started: Timestamp::default(),
         traceparent: None,
         method: http::Method::POST,

@@ -17,7 +17,8 @@ use crate::evidence::{Ids, Scrubber};
 use crate::exporters::catalogue::Facts;
 use crate::exporters::{alertmanager, calls, genai, otlp, record, spans};
 use crate::ledger::Ledger;
-use crate::observation::Observation;
+use crate::observation::{Observation, Quotas};
+use crate::pollers::asked;
 use crate::pollers::runner::{self, Schedule};
 use crate::pollers::status_page::{self, StatusPage};
 use crate::sources::proxy::identify::Credentials;
@@ -89,6 +90,9 @@ pub enum AppError {
     /// The status page cannot be read.
     #[error("evidence.status_page: {0}")]
     StatusPage(String),
+    /// A quota API cannot be asked as configured.
+    #[error("pollers: {0}")]
+    Poller(String),
     /// An Alertmanager cannot be used as configured.
     #[error("{0}")]
     Alertmanager(String),
@@ -108,6 +112,7 @@ pub struct Running {
     facts: Arc<Facts>,
     desk: Desk,
     status: Option<JoinHandle<()>>,
+    pollers: Vec<JoinHandle<()>>,
     shared: Shared,
     rules: watch::Sender<Rules>,
     pushers: Pushers,
@@ -165,16 +170,11 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
         stats: stats.clone(),
         clock: clock.clone(),
     });
-    let otlp = otlp::prepare(&config.otlp, &seams.env)?.map(|ready| ready.start(&stats));
-    let genai = otlp::Pipeline::genai(otlp.as_ref(), config.otlp.semconv);
-    let owners = ArcSwap::from(config.owners.clone());
-    let facts = Arc::new(Facts { owners, stats: stats.clone(), genai: genai.clone() });
-    if let Some(pipeline) = &otlp {
-        pipeline.observe(published.snapshots.clone(), facts.clone());
-    }
+    let (otlp, facts) = exports(&config, seams.env, &published, &stats)?;
     let pushers = pushers(&config, &published, &stats, &clock)?;
+    let pollers = pollers(&config, &shared, &stats, &clock).await?;
     let (desk, status) = desk(&config, &published, &facts, &clock)?;
-    let mut listeners = listeners(&config, otlp.as_ref(), genai);
+    let mut listeners = listeners(&config, otlp.as_ref(), facts.genai.clone());
     listeners.extend(seams.record.map(|recording| recorder(recording, &config, &stats)).transpose()?);
     note_reload(&stats, &clock);
     Ok(Running {
@@ -185,6 +185,7 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
         facts,
         desk,
         status,
+        pollers,
         shared,
         rules,
         published,
@@ -227,10 +228,9 @@ fn desk(
         let page = StatusPage::new(url.clone(), published.snapshots.clone());
         let page = page.map_err(|error| AppError::StatusPage(error.to_string()))?;
         let parts = runner::Parts {
-            name: "status_page",
+            name: "status_page".into(),
             schedule: Schedule { interval: evidence.status_interval, timeout: status_page::TIMEOUT },
-            stats: facts.stats.clone(),
-            polls: |stats| &stats.status_page,
+            polls: facts.stats.sources.of("status_page"),
             clock: clock.clone(),
         };
         let (words, poller) = runner::spawn(page, parts);
@@ -279,15 +279,58 @@ fn meter(config: &Config, shared: &Shared, stats: &Arc<Stats>, clock: &Clock) ->
     })
 }
 
+/// What is exported, and the OTLP pipeline if one is configured.
+fn exports(
+    config: &Config,
+    env: fn(&str) -> Option<String>,
+    published: &Published,
+    stats: &Arc<Stats>,
+) -> Result<(Option<otlp::Pipeline>, Arc<Facts>), AppError> {
+    let otlp = otlp::prepare(&config.otlp, &env)?.map(|ready| ready.start(stats));
+    let genai = otlp::Pipeline::genai(otlp.as_ref(), config.otlp.semconv);
+    let owners = ArcSwap::from(config.owners.clone());
+    let facts = Arc::new(Facts { owners, stats: stats.clone(), genai });
+    if let Some(pipeline) = &otlp {
+        pipeline.observe(published.snapshots.clone(), facts.clone());
+    }
+    Ok((otlp, facts))
+}
+
+/// Starts what asks quota APIs. Without any nothing is made and no connection opened.
+async fn pollers(
+    config: &Config,
+    shared: &Shared,
+    stats: &Stats,
+    clock: &Clock,
+) -> Result<Vec<JoinHandle<()>>, AppError> {
+    let all = asked::all(&config.pollers, stats, clock).await.map_err(AppError::Poller)?;
+    tell_configured(config, shared, clock).await;
+    Ok(asked::spawn(all, stats, clock, &shared.observations))
+}
+
+/// Limits that the configuration states go the way of those that are polled.
+async fn tell_configured(config: &Config, shared: &Shared, clock: &Clock) {
+    let (source, rows) = ("config".into(), config.quotas.clone());
+    let told = Arc::new(Quotas { source, at: clock.now(), rows, aliases: Vec::new() });
+    if shared.observations.send(Observation::Quotas(told)).await.is_err() {
+        tracing::error!("the engine is gone");
+    }
+}
+
 fn rules_of(config: &Config) -> Rules {
-    Rules { owners: config.owners.clone(), thresholds: config.thresholds, limits: config.book }
+    Rules {
+        owners: config.owners.clone(),
+        thresholds: config.thresholds,
+        limits: config.book,
+        counting: config.counting.clone(),
+    }
 }
 
 /// Settings that are read at the start only, so that a reload can say when one has changed.
 fn unswappable(config: &Config) -> String {
     format!(
-        "{} {:?} {:?} {:?} {}",
-        config.metrics, config.admin.bind, config.otlp, config.evidence, config.max_totals
+        "{} {:?} {:?} {:?} {} {:?}",
+        config.metrics, config.admin.bind, config.otlp, config.evidence, config.max_totals, config.pollers
     )
 }
 
@@ -436,10 +479,11 @@ impl Running {
         }
         self.rules.send_replace(rules_of(config));
         self.facts.owners.store(config.owners.clone());
+        tell_configured(config, &self.shared, &self.clock).await;
         std::mem::replace(&mut self.pushers, pushers).stopper.stop();
         if unswappable(config) != self.unswappable {
             tracing::warn!(
-                "changes to metrics, admin, otlp, evidence or limits.totals take effect at the next start"
+                "changes to metrics, admin, otlp, evidence, pollers or limits.totals take effect at the next start"
             );
         }
         Ok(())
@@ -448,8 +492,8 @@ impl Running {
     /// Stops taking connections, lets calls in flight end, sends the last exports, ends.
     pub async fn shutdown(self) {
         self.draining.stop();
-        if let Some(status) = self.status {
-            status.abort();
+        for task in self.status.iter().chain(&self.pollers) {
+            task.abort();
         }
         let drains: Vec<_> = self.hops.into_iter().map(|hop| tokio::spawn(hop.drain())).collect();
         for drain in drains {

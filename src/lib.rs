@@ -28,5 +28,6 @@ pub mod pollers;
 pub mod recorded;
 pub mod reference;
 pub mod replay;
+pub mod shared_limits;
 pub mod stats;
 pub mod stop;

@@ -188,6 +188,12 @@ impl Window {
         }
     }
 
+    /// The window of a label value.
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Minute, Self::FiveHours, Self::Day, Self::Week, Self::Month, Self::Unknown];
+        all.into_iter().find(|window| window.as_str() == name)
+    }
+
     /// The window's length, where it has one.
     pub const fn length(self) -> Option<Duration> {
         match self {

@@ -4,7 +4,7 @@
 //! must not wait for the end: a [`Start`] when the request has passed, a [`Head`] when the response head
 //! is seen, an [`End`] when the call is over. Sources that learn of a call only afterwards send head and end at once.
 
-use crate::limit::{Amount, Reading, Timestamp};
+use crate::limit::{Amount, Limiter, Reading, Timestamp, Window};
 use crate::route::{ModelGroup, RouteName, Surface};
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,8 +110,10 @@ pub struct Call {
     pub session: Option<Arc<str>>,
     /// Scheme, host and port that are called.
     pub upstream: Arc<str>,
-    /// The configured region, where the route has one.
+    /// The region, where it splits the pool: as configured, or as a cloud's host, path or signature names it.
     pub region: Option<Arc<str>>,
+    /// AWS account id or Google Cloud project, as configured or as the path names it.
+    pub project: Option<Arc<str>>,
     /// When the request's head was read.
     pub started: Timestamp,
     /// `traceparent` as the caller sent it.
@@ -130,15 +132,36 @@ impl Call {
             id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) && id.bytes().any(|b| b != b'0');
         valid.then_some(id)
     }
+
+    /// What is known of the account before an answer has told.
+    pub fn cloud(&self) -> Account {
+        let region = self.region.clone().filter(|_| self.surface.is_cloud());
+        Account { organization: None, workspace: None, project: self.project.clone(), region }
+    }
 }
 
-/// Who answered, as the response's headers say.
+/// Whose limits a call meets: as the response's headers say, and for the clouds as host, path and
+/// configuration say.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Account {
     /// `anthropic-organization-id`.
     pub organization: Option<Arc<str>>,
     /// `anthropic-workspace-id`.
     pub workspace: Option<Arc<str>>,
+    /// AWS account id, or Google Cloud project.
+    pub project: Option<Arc<str>>,
+    /// AWS region, or Google Cloud location: clouds keep a quota for each.
+    pub region: Option<Arc<str>>,
+}
+
+impl Account {
+    /// This account, with a cloud's project and region, where it has none of its own.
+    #[must_use]
+    pub fn in_cloud(mut self, cloud: &Self) -> Self {
+        self.project = self.project.or_else(|| cloud.project.clone());
+        self.region = self.region.or_else(|| cloud.region.clone());
+        self
+    }
 }
 
 /// What a response head shows of the parties that it passed: each mark is a header, or a family of
@@ -232,7 +255,7 @@ pub struct Limits {
     /// The plan as a whole is refused (`unified-status: rejected`); may concern one model only.
     pub plan_rejected: bool,
     /// The plan window that the provider says decides (`representative-claim`).
-    pub claim: Option<crate::limit::Limiter>,
+    pub claim: Option<Limiter>,
     /// Which parties wrote into the head.
     pub marks: Marks,
     /// AWS's exception, from `x-amzn-errortype`, in lower case.
@@ -259,6 +282,8 @@ pub struct Start {
     pub at: Timestamp,
     /// Bytes of its body.
     pub body_bytes: u64,
+    /// `max_tokens` as asked.
+    pub max_tokens: Option<Amount>,
 }
 
 /// The response head of a call.
@@ -406,8 +431,68 @@ impl Observation {
                 end.at = end.at.min(now);
                 end.headed = end.headed.map(|at| at.min(now));
             }
+            // Taken whole: when it was asked is told by whoever asked, by the same clock.
+            Self::Quotas(_) => {}
         }
     }
+}
+
+/// What was drawn on a limit, as the provider's own late metrics say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drawn {
+    /// How much: in the newest whole minute that is known, or since the window began.
+    pub amount: Amount,
+    /// Up to when that is known.
+    pub until: Timestamp,
+    /// What a day takes, where that is known (money).
+    pub daily: Option<f64>,
+}
+
+/// One limit as a quota API states it. A plain value; what it does not say is absent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quota {
+    /// The surface it limits.
+    pub surface: Surface,
+    /// The account, with its region where that splits the pool.
+    pub account: Account,
+    /// The model group; empty where it spans models.
+    pub model: ModelGroup,
+    /// Which limit.
+    pub limiter: Limiter,
+    /// Its window.
+    pub window: Window,
+    /// The most. Absent where the API names none: then there is none, or none is known.
+    pub limit: Option<Amount>,
+    /// What everybody drew on it.
+    pub drawn: Option<Drawn>,
+    /// Calls that the provider refused in the newest whole minute that is known.
+    pub refused: Option<Amount>,
+    /// When its window begins anew, where it has a beginning.
+    pub resets: Option<Timestamp>,
+}
+
+/// Another name of a model, as a provider's API gives it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Alias {
+    /// The surface on which it is used.
+    pub surface: Surface,
+    /// The name, as it stands in traffic (its group, [`ModelGroup::of_model`]).
+    pub name: ModelGroup,
+    /// The group whose limits it draws on.
+    pub group: ModelGroup,
+}
+
+/// Everything that one poll of a quota API told. It takes the place of what the same source told before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quotas {
+    /// Who asked.
+    pub source: Arc<str>,
+    /// When.
+    pub at: Timestamp,
+    /// The limits.
+    pub rows: Vec<Quota>,
+    /// Names of models.
+    pub aliases: Vec<Alias>,
 }
 
 /// What a source hands on.
@@ -419,4 +504,6 @@ pub enum Observation {
     Head(Head),
     /// The end of a call.
     End(Box<End>),
+    /// What a quota API says.
+    Quotas(Arc<Quotas>),
 }

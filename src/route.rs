@@ -89,6 +89,11 @@ impl Surface {
         Self::ALL.into_iter().find(|surface| surface.as_str() == name)
     }
 
+    /// True for the clouds: no header tells what is left, so calls are counted here.
+    pub const fn is_cloud(self) -> bool {
+        matches!(self, Self::Bedrock | Self::Vertex)
+    }
+
     /// The kind of owner that holds the quota limits of this surface.
     pub const fn owner_kind(self) -> OwnerKind {
         match self {
@@ -230,6 +235,12 @@ impl ModelGroup {
         Self("_other".into())
     }
 
+    /// A group by a name of ours: control characters dropped, cut at [`Self::MAX_LEN`].
+    pub fn named(name: &str) -> Self {
+        let clean: String = name.chars().filter(|c| !c.is_control()).take(Self::MAX_LEN).collect();
+        Self(clean.into())
+    }
+
     /// The group of calls that name no model.
     pub fn none() -> Self {
         Self("".into())
@@ -243,8 +254,7 @@ impl ModelGroup {
             Some((head, date)) if date.len() == 8 && date.bytes().all(|b| b.is_ascii_digit()) => head,
             _ => id,
         };
-        let clean: String = id.chars().filter(|c| !c.is_control()).take(Self::MAX_LEN).collect();
-        Self(clean.into())
+        Self::named(id)
     }
 
     /// The name, as it stands in labels; empty when no model is known.
@@ -268,6 +278,11 @@ impl ModelGroups {
 
     /// The group of a model id.
     pub fn of(&self, id: &str) -> ModelGroup {
+        self.configured(id).unwrap_or_else(|| ModelGroup::of_model(id))
+    }
+
+    /// The group that the configuration names for a model id.
+    pub fn configured(&self, id: &str) -> Option<ModelGroup> {
         let bare = ModelGroup::of_model(id);
         let named = self.0.iter().find(|(_, models)| {
             models.iter().any(|model| match model.strip_suffix('*') {
@@ -275,7 +290,7 @@ impl ModelGroups {
                 None => bare.as_str() == model || id == model,
             })
         });
-        named.map_or(bare, |(group, _)| group.clone())
+        named.map(|(group, _)| group.clone())
     }
 }
 

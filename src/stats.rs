@@ -1,6 +1,8 @@
 //! Counters about ourselves: what was dropped, refused, repaired or failed. Atomics, nothing else.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A counter that only goes up.
 #[derive(Debug, Default)]
@@ -52,6 +54,30 @@ pub struct Polls {
     pub last_ok: Count,
     /// How long the newest took, in milliseconds.
     pub last_millis: Count,
+    /// What was asked for that is billed: metrics of CloudWatch, series of Cloud Monitoring.
+    pub billed: Count,
+    /// What that costs by the documented prices, in billionths of a US dollar.
+    pub nano_dollars: Count,
+    /// Rows of an answer that could not be used: names that are not known, values that make no sense.
+    pub unusable: Count,
+}
+
+/// Every source that is polled, by name.
+#[derive(Debug, Default)]
+pub struct Sources(Mutex<BTreeMap<Arc<str>, Arc<Polls>>>);
+
+impl Sources {
+    /// The counters of a source; the same ones for the same name.
+    pub fn of(&self, name: &str) -> Arc<Polls> {
+        let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.entry(name.into()).or_default().clone()
+    }
+
+    /// Every source.
+    pub fn all(&self) -> Vec<(Arc<str>, Arc<Polls>)> {
+        let sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.iter().map(|(name, polls)| (name.clone(), polls.clone())).collect()
+    }
 }
 
 /// Everything that Plimsoll counts about itself.
@@ -75,8 +101,8 @@ pub struct Stats {
     pub last_reload_refused: Count,
     /// Unix time, in seconds, at which a configuration was last put in place.
     pub last_reload_at: Count,
-    /// Readings of the provider's status page.
-    pub status_page: Polls,
+    /// What is polled.
+    pub sources: Sources,
     /// Spans.
     pub spans: Deliveries,
     /// Alerts posted to Alertmanagers.

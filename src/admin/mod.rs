@@ -1,4 +1,4 @@
-//! The metrics port: `/metrics`, health, runbooks. Read-only, and safe to show to the network.
+//! The metrics port: `/metrics`, health, `/v1/limits`, runbooks. Read-only, and safe to show to the network.
 
 pub mod control;
 pub mod incidents;
@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::engine::Snapshot;
 use crate::exporters::catalogue::Facts;
 use crate::exporters::prometheus::{Format, render};
+use crate::shared_limits::Document;
 use crate::stop::Stop;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -95,12 +96,14 @@ impl Site {
                 plain(StatusCode::SERVICE_UNAVAILABLE, "Draining.\n")
             }
             "/-/ready" => plain(StatusCode::OK, "Ready.\n"),
+            "/v1/limits" => self.limits(request.headers().get(header::IF_NONE_MATCH)),
             "/runbooks" | "/runbooks/" => plain(StatusCode::OK, &runbooks::index()),
             path => match path.strip_prefix("/runbooks/").and_then(runbooks::get) {
                 Some(text) => plain(StatusCode::OK, text),
-                None => {
-                    plain(StatusCode::NOT_FOUND, "Here are /metrics, /-/healthy, /-/ready and /runbooks/.\n")
-                }
+                None => plain(
+                    StatusCode::NOT_FOUND,
+                    "Here are /metrics, /-/healthy, /-/ready, /v1/limits and /runbooks/.\n",
+                ),
             },
         }
     }
@@ -110,6 +113,27 @@ impl Site {
         let text = render(&self.snapshots.borrow().clone(), &self.facts, format);
         let mut response = Response::new(Full::from(text));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+        response
+    }
+
+    /// What quota APIs told of limits: for sidecars that ask none themselves.
+    fn limits(&self, known: Option<&HeaderValue>) -> Response<Full<Bytes>> {
+        let document = Document::of(&self.snapshots.borrow().quotas);
+        let Ok(body) = serde_json::to_vec(&document) else {
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, "The limits cannot be written.\n");
+        };
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &body);
+        let tag =
+            digest.as_ref()[..16].iter().fold(String::from("\""), |tag, b| format!("{tag}{b:02x}")) + "\"";
+        let same = known.is_some_and(|known| known.as_bytes() == tag.as_bytes());
+        let mut response = Response::new(if same { Full::default() } else { Full::from(body) });
+        *response.status_mut() = if same { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
+        let headers = response.headers_mut();
+        headers.extend(HeaderValue::try_from(tag).ok().map(|tag| (header::ETAG, tag)));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // A reader may keep it for a while after the poller is gone: an old limit is better than none.
+        let keep = "max-age=30, stale-if-error=86400";
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(keep));
         response
     }
 

@@ -14,6 +14,7 @@ runbooks![
     "PlimsollBurst",
     "PlimsollHeadersMissing",
     "PlimsollRouteChanged",
+    "PlimsollSpend",
     "PlimsollThrottled",
     "anthropic_workspace",
     "aws_account",

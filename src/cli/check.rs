@@ -1,28 +1,92 @@
 //! `plimsoll check`: finds mistakes before they run, and says what the configuration means.
 
-use super::{ConfigArg, load, print};
+use super::{ConfigArg, LogFormat, load, print, runtime, say, start_logging};
+use crate::clock::Clock;
 use crate::config::Config;
+use crate::dialects::places;
+use crate::pollers::asked;
+use crate::pollers::runner::{Failure, Poll, State};
+use crate::route::Surface;
+use crate::stats::Stats;
 use std::fmt::Write;
 use std::process::ExitCode;
 
 /// Flags of `check`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit code 78 if the configuration cannot be used; every problem is named with line and column."
+    after_help = "Exit code 78 if the configuration cannot be used; every problem is named with line and column.
+With --ask, exit code 1 if a quota API does not answer; a permission that is missing is named."
 )]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigArg,
+    /// Ask each quota API once, to prove credentials and permissions. It may cost a fraction of a cent.
+    #[arg(long)]
+    ask: bool,
 }
 
 pub(super) fn main(args: &Args) -> ExitCode {
     match load(args.config.config.as_deref()) {
         Ok(config) => {
             print(summary(&config).trim_end());
-            ExitCode::SUCCESS
+            if !args.ask {
+                return ExitCode::SUCCESS;
+            }
+            // What an answer holds that cannot be used is told as a running poller tells it.
+            let _log = start_logging(LogFormat::Text, "warn");
+            match runtime() {
+                Ok(runtime) => runtime.block_on(ask(&config)),
+                Err(code) => code,
+            }
         }
         Err(code) => code,
     }
+}
+
+/// Asks each quota API once, in the order in which a poller does.
+async fn ask(config: &Config) -> ExitCode {
+    let (stats, clock) = (Stats::default(), Clock::system());
+    let all = match asked::all(&config.pollers, &stats, &clock).await {
+        Ok(all) => all,
+        Err(error) => {
+            say(&format!("pollers: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    if all.is_empty() {
+        print("  pollers: none; nothing to ask.");
+    }
+    let mut failed = false;
+    for mut one in all {
+        let answered = tokio::time::timeout(asked::TIMEOUT, one.asked.poll()).await;
+        let answered = answered.unwrap_or_else(|_| Err(Failure::from("no answer in time".to_owned())));
+        match answered {
+            Ok(told) => {
+                let limits = told.rows.iter().filter(|row| row.limit.is_some()).count();
+                let drawn = told.rows.iter().filter(|row| row.drawn.is_some()).count();
+                print(&format!("  {}: answered ({limits} limits, {drawn} draws)", one.name));
+                if let Some(shown) = &one.shown {
+                    shown.send_replace(State { good: Some((clock.now(), told)), failure: None });
+                }
+            }
+            Err(failure) => {
+                failed = true;
+                print(&format!("  {}: FAILED, {}", one.name, failure.message));
+            }
+        }
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The quota APIs, in words.
+fn polled(config: &Config) -> Vec<String> {
+    let pollers = &config.pollers;
+    let mut all = Vec::new();
+    all.extend(pollers.anthropic.as_ref().map(|one| format!("Anthropic's Admin API at {}", one.url)));
+    all.extend(pollers.aws.iter().map(|one| format!("AWS {} in {}", one.name, one.regions.join(", "))));
+    all.extend(pollers.google.iter().map(|one| format!("Google Cloud {}", one.name)));
+    all.extend(pollers.limits.as_ref().map(|one| format!("another poller at {}", one.url)));
+    all
 }
 
 fn summary(config: &Config) -> String {
@@ -50,6 +114,19 @@ fn summary(config: &Config) -> String {
         true => "  direct alerts: none; the rules of `plimsoll rules` alert by /metrics.".to_owned(),
         false => format!("  direct alerts to {}", urls.join(", ")),
     });
+    for poller in polled(config) {
+        line(format!("  asks {poller}"));
+    }
+    let uncounted = config.routes().filter(|route| {
+        let cloud = route.surface.or_else(|| places::surface_of_host(route.upstream.host()?));
+        cloud == Some(Surface::Bedrock) && route.project.is_none()
+    });
+    for route in uncounted {
+        line(format!(
+            "  note: route {} goes to Bedrock without `project`; its calls are counted, and held against no limit.",
+            route.name
+        ));
+    }
     if config.external_url.is_none() && !urls.is_empty() {
         line("  note: without `external_url` alerts link to the public runbooks.".to_owned());
     }

@@ -36,8 +36,8 @@ const OWN_LABELS: [&str; 7] = ["alertname", "severity", "limiter", "window", "sc
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-struct Checker<'a> {
-    problems: Vec<Problem>,
+pub(super) struct Checker<'a> {
+    pub(super) problems: Vec<Problem>,
     env: Env<'a>,
 }
 
@@ -50,7 +50,7 @@ pub(super) fn check(file: wire::File, env: Env<'_>) -> Result<Config, Invalid> {
 }
 
 impl Checker<'_> {
-    fn problem<T>(&mut self, value: &Spanned<T>, path: &str, message: impl Into<String>) {
+    pub(super) fn problem<T>(&mut self, value: &Spanned<T>, path: &str, message: impl Into<String>) {
         self.problems.push(Problem::at(value, path, message));
     }
 
@@ -64,10 +64,13 @@ impl Checker<'_> {
         let fingerprint_key = file.fingerprint_key.and_then(|key| self.secret(&key, "fingerprint_key"));
         let defaults = BookLimits::default();
         let evidence = self.evidence(file.evidence);
+        let pollers = self.pollers(file.pollers);
+        let quotas = self.quotas(file.quotas);
+        let counting = self.counting(file.counting);
         Config {
             external_url: external_url.map(|uri| uri.to_string().trim_end_matches('/').to_owned()),
             owners: Arc::new(self.owners(file.owners, thresholds.knobs)),
-            listeners: self.listeners(file.listeners),
+            listeners: self.listeners(file.listeners, pollers.is_any()),
             credentials,
             fingerprint_key,
             model_groups: ModelGroups::new(file.model_groups.into_iter().collect()),
@@ -81,11 +84,20 @@ impl Checker<'_> {
                 buckets: self.rows(file.limits.buckets, "limits.buckets", MAX_ROWS, defaults.buckets),
                 ..defaults
             },
+            pollers,
+            quotas,
+            counting,
             max_totals: self.rows(file.limits.totals, "limits.totals", MAX_TOTALS, 450),
         }
     }
 
-    fn rows(&mut self, value: Option<Spanned<usize>>, path: &str, most: usize, default: usize) -> usize {
+    pub(super) fn rows(
+        &mut self,
+        value: Option<Spanned<usize>>,
+        path: &str,
+        most: usize,
+        default: usize,
+    ) -> usize {
         match value {
             Some(rows) if rows.value == 0 || rows.value > most => {
                 self.problem(&rows, path, format!("{} is out of range; use 1 to {most}", rows.value));
@@ -96,10 +108,10 @@ impl Checker<'_> {
         }
     }
 
-    fn listeners(&mut self, listeners: Option<Vec<wire::Listener>>) -> Vec<Listener> {
+    fn listeners(&mut self, listeners: Option<Vec<wire::Listener>>, polls: bool) -> Vec<Listener> {
         let Some(listeners) = listeners else { return vec![default_listener()] };
-        if listeners.is_empty() {
-            let message = "no listeners; leave the key out for the default one, or add one";
+        if listeners.is_empty() && !polls {
+            let message = "no listeners and no pollers; leave the key out for the default one, or add one";
             self.problems.push(Problem { path: "listeners".into(), at: None, message: message.into() });
         }
         let (mut names, mut binds) = (BTreeSet::new(), BTreeSet::new());
@@ -182,6 +194,7 @@ impl Checker<'_> {
             upstream,
             surface,
             region: route.region.filter(|region| !region.is_empty()).map(Into::into),
+            project: route.project.filter(|project| !project.is_empty()).map(Into::into),
             ca_file,
             client_cert_file,
             http2: route.http2,
@@ -216,6 +229,8 @@ impl Checker<'_> {
                 id: OwnerId::new(&owner.name.value),
                 kinds,
                 organizations: patterns(owner.r#match.organizations),
+                projects: patterns(owner.r#match.projects),
+                regions: patterns(owner.r#match.regions),
                 workspaces: patterns(owner.r#match.workspaces),
                 routes: patterns(owner.r#match.routes),
                 runbook_url: self.link(owner.runbook_url, &format!("{path}.runbook_url")),
@@ -238,7 +253,7 @@ impl Checker<'_> {
         checked
     }
 
-    fn secret(&mut self, secret: &wire::Secret, path: &str) -> Option<SecretString> {
+    pub(super) fn secret(&mut self, secret: &wire::Secret, path: &str) -> Option<SecretString> {
         match (&secret.env, &secret.file) {
             (Some(name), None) => {
                 let value = (self.env)(&name.value).filter(|v| !v.is_empty());
@@ -429,7 +444,7 @@ impl Checker<'_> {
         parsed
     }
 
-    fn url(&mut self, url: &Spanned<String>, path: &str, schemes: &[&str]) -> Option<Uri> {
+    pub(super) fn url(&mut self, url: &Spanned<String>, path: &str, schemes: &[&str]) -> Option<Uri> {
         let parsed: Option<Uri> = url.value.parse().ok().filter(|uri: &Uri| {
             uri.scheme_str().is_some_and(|s| schemes.contains(&s))
                 && uri.authority().is_some_and(|a| !a.host().is_empty() && !a.as_str().contains('@'))
@@ -442,7 +457,7 @@ impl Checker<'_> {
         parsed
     }
 
-    fn link(&mut self, url: Option<Spanned<String>>, path: &str) -> Option<String> {
+    pub(super) fn link(&mut self, url: Option<Spanned<String>>, path: &str) -> Option<String> {
         let url = url?;
         if url.value.len() > MAX_URL {
             self.problem(&url, path, format!("longer than {MAX_URL} characters; it goes into chat messages"));
@@ -454,7 +469,7 @@ impl Checker<'_> {
         Some(url.value)
     }
 
-    fn file(&mut self, file: Option<Spanned<String>>, path: &str) -> Option<PathBuf> {
+    pub(super) fn file(&mut self, file: Option<Spanned<String>>, path: &str) -> Option<PathBuf> {
         let file = file?;
         if !Path::new(&file.value).is_file() {
             self.problem(&file, path, format!("there is no file `{}`", file.value));
@@ -462,7 +477,7 @@ impl Checker<'_> {
         Some(PathBuf::from(file.value))
     }
 
-    fn share(&mut self, value: &Option<Spanned<f64>>, path: &str, default: f64) -> f64 {
+    pub(super) fn share(&mut self, value: &Option<Spanned<f64>>, path: &str, default: f64) -> f64 {
         let Some(value) = value else { return default };
         // A threshold needs room below it to clear in; a share of spans does not.
         let lowest = if path.starts_with("alerts.") { 0.2 } else { 0.0 };
@@ -491,7 +506,7 @@ impl Checker<'_> {
         }
     }
 
-    fn secs(&mut self, value: &Option<Spanned<f64>>, path: &str) -> Option<Duration> {
+    pub(super) fn secs(&mut self, value: &Option<Spanned<f64>>, path: &str) -> Option<Duration> {
         let value = value.as_ref()?;
         if !(1.0..=86_400.0).contains(&value.value) {
             self.problem(value, path, format!("{} is out of range; use 1 to 86400 seconds", value.value));
@@ -500,7 +515,13 @@ impl Checker<'_> {
         Some(Duration::from_secs_f64(value.value))
     }
 
-    fn word(&mut self, word: &Spanned<String>, path: &str, what: &str, known: &[&str]) -> Option<String> {
+    pub(super) fn word(
+        &mut self,
+        word: &Spanned<String>,
+        path: &str,
+        what: &str,
+        known: &[&str],
+    ) -> Option<String> {
         if known.contains(&word.value.as_str()) {
             return Some(word.value.clone());
         }
@@ -508,7 +529,7 @@ impl Checker<'_> {
         None
     }
 
-    fn label_value(&mut self, name: &Spanned<String>, path: &str) {
+    pub(super) fn label_value(&mut self, name: &Spanned<String>, path: &str) {
         let fits = !name.value.is_empty()
             && name.value.len() <= 63
             && name.value.chars().all(|c| c.is_alphanumeric() || "-_./ ".contains(c));
@@ -548,6 +569,7 @@ fn default_listener() -> Listener {
         upstream,
         surface: None,
         region: None,
+        project: None,
         ca_file: None,
         client_cert_file: None,
         http2: false,

@@ -1,13 +1,15 @@
 //! From a file to a checked configuration. Every problem names its place and the fix.
 
 mod check;
+pub mod pollers;
 mod problem;
 mod wire;
 
 pub(crate) use check::is_owner_label;
 pub use problem::{Invalid, Problem};
 
-use crate::engine::{BookLimits, Thresholds};
+use crate::engine::{BookLimits, LocalRules, Thresholds};
+use crate::observation::Quota;
 use crate::owner::Owners;
 use crate::route::{ModelGroups, RouteName, Surface};
 use http::Uri;
@@ -48,6 +50,12 @@ pub struct Config {
     pub book: BookLimits,
     /// Most rows of totals.
     pub max_totals: usize,
+    /// Quota APIs that are asked.
+    pub pollers: pollers::Pollers,
+    /// Limits that were configured.
+    pub quotas: Vec<Quota>,
+    /// How calls to clouds are counted.
+    pub counting: LocalRules,
 }
 
 /// One listening address with its routes, longest prefix first.
@@ -89,6 +97,8 @@ pub struct Route {
     pub surface: Option<Surface>,
     /// Region.
     pub region: Option<Arc<str>>,
+    /// AWS account or Google Cloud project that its calls are charged to.
+    pub project: Option<Arc<str>>,
     /// Further certificate authorities.
     pub ca_file: Option<PathBuf>,
     /// A certificate and its key, to show to the upstream.

@@ -2,6 +2,9 @@
 //!
 //! Names say their unit. Every field has a doc comment, because the reference is made from them.
 
+#[path = "wire_pollers.rs"]
+pub(super) mod pollers;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
@@ -36,6 +39,13 @@ pub(super) struct File {
     pub(super) otlp: Otlp,
     /// Bounds of what is kept in memory.
     pub(super) limits: Limits,
+    /// Quota APIs that are asked. With pollers `listeners` may be empty: then this process only polls, and
+    /// others read its `/v1/limits`.
+    pub(super) pollers: pollers::Pollers,
+    /// Limits of clouds that you know and nothing is to be asked for.
+    pub(super) quotas: Vec<pollers::Quota>,
+    /// How calls to Bedrock and Vertex AI are counted here, since no header tells what is left.
+    pub(super) counting: pollers::Counting,
 }
 
 /// One listening address.
@@ -89,9 +99,13 @@ pub(super) struct Route {
     #[serde(default)]
     #[schemars(with = "Option<String>")]
     pub(super) surface: Option<Spanned<String>>,
-    /// Region, where it splits the pool.
+    /// Region, where it splits the pool. A cloud's own host, path or signature names it by itself.
     #[serde(default)]
     pub(super) region: Option<String>,
+    /// AWS account id or Google Cloud project that its calls are charged to. Vertex AI's path names it by
+    /// itself; Bedrock's calls do not, and without it their count has no limit to be held against.
+    #[serde(default)]
+    pub(super) project: Option<String>,
     /// PEM file with further certificate authorities to trust for this upstream.
     #[serde(default)]
     #[schemars(with = "Option<String>")]
@@ -143,6 +157,10 @@ pub(super) struct OwnerMatch {
     pub(super) organizations: Vec<String>,
     /// Anthropic workspace ids.
     pub(super) workspaces: Vec<String>,
+    /// AWS account ids and Google Cloud projects.
+    pub(super) projects: Vec<String>,
+    /// Regions and locations of clouds.
+    pub(super) regions: Vec<String>,
     /// Route names.
     pub(super) routes: Vec<String>,
 }

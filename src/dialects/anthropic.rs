@@ -73,6 +73,7 @@ impl<'h> Seen<'h> {
             account: Account {
                 organization: organization.map(Into::into),
                 workspace: workspace.map(Into::into),
+                ..Account::default()
             },
             unified: unified.present,
             trios: keyed,

@@ -5,12 +5,14 @@
 //! the headers once: it runs while an answer waits.
 
 pub mod anthropic;
+pub mod bedrock;
 pub mod error_text;
 mod marks;
 mod openai;
 pub mod places;
 mod shown;
 pub mod stated;
+pub mod vertex;
 
 use crate::limit::{Timestamp, Window};
 use crate::observation::Limits;

@@ -82,6 +82,37 @@ pub fn surface_of_path(path: &str) -> Option<Surface> {
     bedrock.then_some(Surface::Bedrock)
 }
 
+/// Project and region (or location) of a call to a cloud, where host and path name them: Vertex AI's path names both,
+/// Bedrock's host the region, an ARN in its path the account.
+pub fn project_and_region(surface: Surface, host: &str, path: &str) -> (Option<String>, Option<String>) {
+    let after = |name: &str| {
+        let mut parts = path.split('/').skip_while(|part| *part != name).skip(1);
+        parts.next().filter(|part| !part.is_empty()).map(str::to_owned)
+    };
+    match surface {
+        Surface::Vertex => (after("projects"), after("locations")),
+        Surface::Bedrock => {
+            let arn = model_of_path(path).filter(|id| id.starts_with("arn:"));
+            let part =
+                |n: usize| arn.as_deref()?.split(':').nth(n).filter(|p| !p.is_empty()).map(str::to_owned);
+            (part(4), region_of_host(host).map(str::to_owned).or_else(|| part(3)))
+        }
+        _ => (None, None),
+    }
+}
+
+/// `bedrock-runtime.us-east-1.amazonaws.com`, `bedrock-mantle.eu-west-1.api.aws`.
+fn region_of_host(host: &str) -> Option<&str> {
+    let (service, rest) = host.split_once('.')?;
+    let region = rest.split_once(".amazonaws.").or_else(|| rest.split_once(".api.aws"))?.0;
+    (service.starts_with("bedrock") && !region.contains('.')).then_some(region)
+}
+
+/// True for a call to Bedrock's other endpoint, which speaks Anthropic's API and has quotas of its own.
+pub fn is_mantle(host: &str, path: &str) -> bool {
+    host.starts_with("bedrock-mantle.") || path.ends_with("/anthropic/v1/messages")
+}
+
 /// The model that a path names (Bedrock, Vertex AI): `/model/{id}/invoke`, `/models/{id}:rawPredict`.
 pub fn model_of_path(path: &str) -> Option<String> {
     surface_of_path(path)?;
@@ -95,6 +126,22 @@ pub fn model_of_path(path: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clouds_are_told_by_host_and_path() {
+        let of = |surface, host: &str, path: &str| project_and_region(surface, host, path);
+        let some = |text: &str| Some(text.to_owned());
+        let path =
+            "/v1/projects/p-1/locations/us-east5/publishers/anthropic/models/claude-opus-4-8:rawPredict";
+        assert_eq!(of(Surface::Vertex, "x", path), (some("p-1"), some("us-east5")));
+        let path = "/model/us.anthropic.claude-opus-5/invoke";
+        let host = "bedrock-runtime.us-east-1.amazonaws.com";
+        assert_eq!(of(Surface::Bedrock, host, path), (None, some("us-east-1")));
+        assert_eq!(of(Surface::Bedrock, "10.0.0.1", path), (None, None));
+        let arn = "/model/arn%3Aaws%3Abedrock%3Aeu-west-1%3A123456789012%3Aapplication-inference-profile%2Fab/converse";
+        assert_eq!(of(Surface::Bedrock, "gw.corp", arn), (some("123456789012"), some("eu-west-1")));
+        assert_eq!(of(Surface::AnthropicApi, host, path), (None, None));
+    }
 
     #[test]
     fn hosts_and_paths_tell_their_surface_and_model() {

@@ -24,14 +24,22 @@ pub enum AlertName {
     Burst,
     /// Calls are being refused.
     Throttled,
+    /// Money: a cap is mostly spent, or will be before it begins anew.
+    Spend,
     /// The route was changed while calls were being refused.
     RouteChanged,
 }
 
 impl AlertName {
     /// Every alert.
-    pub const ALL: [Self; 5] =
-        [Self::BucketPressure, Self::BucketExhausting, Self::Burst, Self::Throttled, Self::RouteChanged];
+    pub const ALL: [Self; 6] = [
+        Self::BucketPressure,
+        Self::BucketExhausting,
+        Self::Burst,
+        Self::Throttled,
+        Self::Spend,
+        Self::RouteChanged,
+    ];
 
     /// Value of the `alertname` label; also the runbook's file stem.
     pub const fn as_str(self) -> &'static str {
@@ -40,6 +48,7 @@ impl AlertName {
             Self::BucketExhausting => "PlimsollBucketExhausting",
             Self::Burst => "PlimsollBurst",
             Self::Throttled => "PlimsollThrottled",
+            Self::Spend => "PlimsollSpend",
             Self::RouteChanged => "PlimsollRouteChanged",
         }
     }
@@ -48,7 +57,9 @@ impl AlertName {
     /// mute a stranger.
     pub const fn severity(self) -> Severity {
         match self {
-            Self::BucketPressure | Self::Burst | Self::Throttled | Self::RouteChanged => Severity::Warning,
+            Self::BucketPressure | Self::Burst | Self::Throttled | Self::Spend | Self::RouteChanged => {
+                Severity::Warning
+            }
             Self::BucketExhausting => Severity::Critical,
         }
     }

@@ -12,11 +12,13 @@ use super::burst::Use;
 use super::foresight::Told;
 use super::incident::Incident;
 use super::incidents::{Incidents, Turn};
+use super::local::{self, Local, LocalKey, LocalRules};
 use super::pools::{PoolId, PoolKey, Pools, Refusal, Whose, pooled};
+use super::quotas::Known;
 use super::snapshot::{BucketView, MissingKey, RejectionKey, RejectionView, Snapshot};
 use super::window::Window as Rolling;
-use crate::limit::{Amount, Limiter, Reading, Scope, Timestamp, Window};
-use crate::observation::{Account, Call, Client, End, ErrorBody, Head, Limits, Mark, Outcome, Start};
+use crate::limit::{Amount, Level, Limiter, Reading, Refill, Scope, Timestamp, Window};
+use crate::observation::{Account, Call, Client, End, ErrorBody, Head, Limits, Mark, Outcome, Quotas, Start};
 use crate::owner::{Class, Evidence, Owners, Verdict, judge};
 use crate::route::{ModelGroup, Owner, OwnerKind, RouteName, Surface};
 use foldhash::fast::RandomState;
@@ -130,6 +132,9 @@ pub struct Book {
     throttles: HashMap<Identity, Throttle, RandomState>,
     rejections: HashMap<RejectionKey, Rejections, RandomState>,
     pools: Pools,
+    local: Local,
+    counting: LocalRules,
+    known: Known,
     incidents: Incidents,
     missing: HashMap<MissingKey, u64, RandomState>,
     arrivals: HashMap<RouteName, Arrivals, RandomState>,
@@ -152,6 +157,9 @@ impl Book {
             throttles: HashMap::default(),
             rejections: HashMap::default(),
             pools: Pools::default(),
+            local: Local::default(),
+            counting: LocalRules::default(),
+            known: Known::default(),
             incidents: Incidents::default(),
             missing: HashMap::default(),
             arrivals: HashMap::default(),
@@ -161,6 +169,16 @@ impl Book {
             swept: Timestamp::default(),
             alerts_version: 0,
         }
+    }
+
+    /// How calls to clouds are counted, from now on.
+    pub fn count_by(&mut self, rules: LocalRules) {
+        self.counting = rules;
+    }
+
+    /// Takes in what a quota API told.
+    pub fn quotas(&mut self, told: &Arc<Quotas>, now: Timestamp) {
+        self.alerts_version += self.known.take(told, &self.owners, now);
     }
 
     /// Takes new owners and thresholds. State stays where its owner is the same; what belonged to
@@ -178,6 +196,8 @@ impl Book {
         self.throttles.retain(|identity, _| known(&identity.owner));
         self.incidents.reconfigure(known);
         self.pools.reconfigure(owners, thresholds.knobs, known);
+        self.known.reconfigure(owners);
+        self.local.reconfigure(|key, route| owners.resolve(key.owner.kind, &key.account, route));
         self.alerts_version += 1;
     }
 
@@ -189,6 +209,8 @@ impl Book {
             entry.alerts.set_back(by);
         }
         self.pools.set_back(by);
+        self.local.set_back(by);
+        self.known.set_back(by);
         for throttle in self.throttles.values_mut() {
             throttle.latch.set_back(by);
             throttle.newest = throttle.newest.minus(by);
@@ -225,9 +247,10 @@ impl Book {
         if nobodys {
             return;
         }
-        let pool = self.foresee(head, surface, &owner);
+        let model = self.group(surface, head.model.as_ref());
+        let pool = self.foresee(head, surface, &owner, Scope::Account);
         for reading in &head.limits.readings {
-            let identity = identity(reading, owner.clone(), head.model.as_ref(), call);
+            let identity = identity(reading, owner.clone(), model.as_ref(), call, Scope::Account);
             let key = BucketKey { identity, account: head.limits.account.clone(), surface };
             let pool = pool.filter(|_| Told::of(reading).is_some());
             self.observe(key, reading, &call.route, pool, head.at);
@@ -237,19 +260,72 @@ impl Book {
     /// Takes in that a call starts.
     pub fn start(&mut self, start: &Start) {
         self.alerts_version += self.pools.start(start);
+        if !local::counts(&start.call) {
+            return;
+        }
+        let (call, account) = (&start.call, start.call.cloud());
+        let key = LocalKey {
+            owner: self.owners.resolve(call.surface.owner_kind(), &account, &call.route),
+            surface: call.surface,
+            model: self.group(call.surface, start.model.as_ref()).unwrap_or_else(ModelGroup::none),
+            account,
+        };
+        self.local.start(start, key.clone(), &self.counting, self.limits.buckets);
+        let readings = self.share_left(&key, start.at);
+        if readings.is_empty() {
+            return;
+        }
+        let limits = Arc::new(Limits { account: key.account, readings, ..Limits::default() });
+        let head = Head { call: call.clone(), model: start.model.clone(), at: start.at, status: 200, limits };
+        self.foresee(&head, key.surface, &key.owner, Scope::Local);
+    }
+
+    /// The group whose limits a model draws on, as a provider's API told it; else the model's own.
+    fn group(&self, surface: Surface, model: Option<&ModelGroup>) -> Option<ModelGroup> {
+        model.map(|model| self.known.group(surface, model).unwrap_or(model).clone())
+    }
+
+    /// What is left of this process's share of a cloud's quotas; nothing without a share or a limit.
+    fn share_left(&self, key: &LocalKey, now: Timestamp) -> Vec<Reading> {
+        let Some(share) = self.counting.share else { return Vec::new() };
+        let left = |count: local::Count<'_>| {
+            let LocalKey { surface, account, model, .. } = count.key;
+            let limit = self.known.limit(*surface, account, model, count.limiter.clone(), local::WINDOW)?;
+            let limit = (limit.get() as f64 * share) as u64;
+            let remaining = Amount::new(limit.saturating_sub(count.used.get()));
+            Some(Reading {
+                limiter: count.limiter,
+                window: local::WINDOW,
+                refill: Refill::Continuous,
+                level: Some(Level::Counted { limit: Amount::new(limit), remaining }),
+                resets: None,
+                standing: None,
+                rounding: Amount::new(1),
+            })
+        };
+        self.local.of(key, now).filter_map(left).collect()
+    }
+
+    /// A call is over: its count is settled, and its pool told, if own counts may alert.
+    fn settle_local(&mut self, end: &End) {
+        let refused = end.failed() && end.usage.is_none();
+        let Some(key) = self.local.end(end, refused, &self.counting) else { return };
+        let readings = self.share_left(&key, end.at);
+        self.alerts_version += self.pools.tell(end.call.id, &readings, end.at);
     }
 
     /// Tells the pool of a head what it says of minute buckets; gives that pool.
-    fn foresee(&mut self, head: &Head, surface: Surface, owner: &Owner) -> Option<PoolId> {
+    fn foresee(&mut self, head: &Head, surface: Surface, owner: &Owner, scope: Scope) -> Option<PoolId> {
+        let model = self.group(surface, head.model.as_ref());
         let whose = Whose {
             owner,
             surface,
             account: &head.limits.account,
-            model: head.model.as_ref(),
+            model: model.as_ref(),
             region: head.call.region.as_ref(),
         };
         let knobs = self.owners.knobs(&owner.id).unwrap_or(self.thresholds.knobs);
-        let about = |reading: &Reading| identity(reading, owner.clone(), head.model.as_ref(), &head.call);
+        let about = |reading: &Reading| identity(reading, owner.clone(), model.as_ref(), &head.call, scope);
         let (pool, changed) = self.pools.head(head, whose, knobs, self.limits.buckets, about)?;
         self.alerts_version += changed;
         Some(pool)
@@ -339,6 +415,7 @@ impl Book {
         let call = end.call.clone();
         let surface = proved_surface(call.surface, call.client, &end.limits);
         let account = &end.limits.account;
+        self.settle_local(&end);
         if !end.failed() {
             self.alerts_version += self.pools.end(&end, Refusal::None);
             let owner = self.owners.resolve(surface.owner_kind(), account, &call.route);
@@ -381,7 +458,8 @@ impl Book {
         let window = verdict.limiter.as_ref().map_or(Window::Unknown, |l| window_of(l, &end.limits));
         let spans_models = verdict.limiter.as_ref().is_some_and(spans_models);
         let limiter = verdict.limiter.as_ref().map(|limiter| pooled(limiter, &end.call.path));
-        let model = end.model.clone().filter(|_| !spans_models).unwrap_or_else(ModelGroup::none);
+        let model = self.group(verdict.surface, end.model.as_ref()).filter(|_| !spans_models);
+        let model = model.unwrap_or_else(ModelGroup::none);
         let identity = Identity {
             owner: owner.clone(),
             limiter: limiter.clone().unwrap_or_else(|| Limiter::known("unknown")),
@@ -447,7 +525,7 @@ impl Book {
             let quiet = now.since(throttle.newest) >= thresholds.throttled_for;
             changed += u64::from(throttle.latch.step(false, quiet, Duration::ZERO, now) != Change::None);
         }
-        changed += self.pools.tick(now);
+        changed += self.pools.tick(now) + self.known.look(now);
         self.alerts_version += changed + u64::from(self.incidents.tick(now));
         if now.since(self.swept) >= Duration::from_secs(10) {
             self.swept = now;
@@ -458,6 +536,7 @@ impl Book {
             });
             self.throttles.retain(|_, throttle| throttle.latch.since().is_some());
             self.alerts_version += self.pools.sweep(now, idle);
+            self.local.sweep(now, idle);
         }
     }
 
@@ -490,8 +569,12 @@ impl Book {
             .alerts()
             .map(|(alert, key)| Alert { utilization: self.utilization(&alert.identity, key, now), ..alert });
         let of_changes = self.incidents.open().filter_map(route_changed);
-        let mut alerts: Vec<Alert> =
-            of_buckets.chain(of_pools).chain(of_throttles).chain(of_changes).collect();
+        let mut alerts: Vec<Alert> = of_buckets
+            .chain(of_pools)
+            .chain(of_throttles)
+            .chain(of_changes)
+            .chain(self.known.alerts())
+            .collect();
         alerts.sort_by(|a, b| (a.name, &a.identity, a.since).cmp(&(b.name, &b.identity, b.since)));
         alerts.dedup_by(|later, earlier| (later.name, &later.identity) == (earlier.name, &earlier.identity));
         alerts
@@ -499,6 +582,15 @@ impl Book {
 
     /// The used part of a pool's bucket.
     fn utilization(&self, identity: &Identity, key: &PoolKey, now: Timestamp) -> Option<f64> {
+        if identity.scope == Scope::Local {
+            let PoolKey { owner, surface, account, model, .. } = key.clone();
+            let key = LocalKey { owner, surface, account, model };
+            let left = self.share_left(&key, now).into_iter().find(|left| left.limiter == identity.limiter);
+            let Some(Level::Counted { limit, remaining }) = left.and_then(|left| left.level) else {
+                return None;
+            };
+            return Some(1.0 - remaining.get() as f64 / limit.get().max(1) as f64);
+        }
         let key =
             BucketKey { identity: identity.clone(), account: key.account.clone(), surface: key.surface };
         self.buckets.get(&key).map(|entry| entry.bucket.utilization(now))
@@ -509,8 +601,19 @@ impl Book {
         let mut buckets: Vec<BucketView> =
             self.buckets.iter().map(|(key, e)| self.view(key, e, now)).collect();
         buckets.extend(self.pools.shapes(now).map(|(identity, pool, of)| shape(identity, pool, of, now)));
+        buckets.extend(self.local.counts(now).map(|count| self.counted(&count, now)));
+        buckets.extend(self.known.views(&self.owners));
         buckets.sort_by(|a, b| labels(a).cmp(&labels(b)).then(worst_first(a, b)));
-        buckets.dedup_by(|later, first| labels(later) == labels(first));
+        // What an API tells of a bucket that headers tell of too is added to it.
+        buckets.dedup_by(|later, first| {
+            let same = labels(later) == labels(first);
+            if same {
+                first.used = first.used.or(later.used);
+                first.refused = first.refused.or(later.refused);
+                first.limit = first.limit.or(later.limit);
+            }
+            same
+        });
         let mut rejections: Vec<RejectionView> = self
             .rejections
             .iter()
@@ -532,9 +635,42 @@ impl Book {
             incidents: self.incidents.all(),
             changes: self.incidents.changes(),
             missing,
-            folded: self.folded + self.incidents.folded + self.pools.folded,
+            quotas: self.known.told(),
+            folded: self.folded
+                + self.incidents.folded
+                + self.pools.folded
+                + self.local.folded
+                + self.known.folded,
             late: self.late,
             ..Snapshot::default()
+        }
+    }
+
+    /// An own count as a bucket: how much of the account's limit this process draws.
+    fn counted(&self, count: &local::Count<'_>, now: Timestamp) -> BucketView {
+        let LocalKey { owner, surface, account, model } = count.key;
+        let limit = self.known.limit(*surface, account, model, count.limiter.clone(), local::WINDOW);
+        let used = count.used.get();
+        let part = limit.filter(|limit| limit.get() > 0).map(|limit| used as f64 / limit.get() as f64);
+        BucketView {
+            owner: owner.clone(),
+            surface: *surface,
+            limiter: count.limiter.clone(),
+            window: local::WINDOW,
+            scope: Scope::Local,
+            model: model.clone(),
+            region: account.region.clone(),
+            limit,
+            remaining: limit.map(|limit| Amount::new(limit.get().saturating_sub(used))),
+            used: Some(count.used),
+            refused: None,
+            utilization: part,
+            peak: part,
+            empty_in: None,
+            run_out: None,
+            expected: None,
+            resets: None,
+            observed: now,
         }
     }
 
@@ -557,6 +693,8 @@ impl Book {
             region: key.identity.region.clone(),
             limit: bucket.limit(),
             remaining: bucket.remaining(now).filter(|_| known),
+            used: None,
+            refused: None,
             utilization: known.then(|| bucket.utilization(now)),
             peak: known.then(|| bucket.peak(now)),
             empty_in,
@@ -613,6 +751,8 @@ fn shape(identity: Identity, pool: &PoolKey, of: Use, now: Timestamp) -> BucketV
         region: identity.region,
         limit: Some(Amount::new(of.limit as u64)),
         remaining: Some(Amount::new((of.limit - of.used).max(0.0) as u64)),
+        used: Some(Amount::new(of.used.max(0.0) as u64)),
+        refused: None,
         utilization: Some(used),
         peak: Some(used),
         empty_in: None,
@@ -651,17 +791,16 @@ pub(crate) fn proved_surface(suggested: Surface, client: Client, limits: &Limits
     }
 }
 
-fn identity(reading: &Reading, owner: Owner, model: Option<&ModelGroup>, call: &Call) -> Identity {
+fn identity(
+    reading: &Reading,
+    owner: Owner,
+    model: Option<&ModelGroup>,
+    call: &Call,
+    scope: Scope,
+) -> Identity {
     let limiter = pooled(&reading.limiter, &call.path);
     let model = model.filter(|_| !spans_models(&reading.limiter)).cloned().unwrap_or_else(ModelGroup::none);
-    Identity {
-        owner,
-        limiter,
-        window: reading.window,
-        scope: Scope::Account,
-        model,
-        region: call.region.clone(),
-    }
+    Identity { owner, limiter, window: reading.window, scope, model, region: call.region.clone() }
 }
 
 /// Plan windows, money and the traffic's own shape are limits of the account, not of a model.
@@ -691,5 +830,7 @@ fn window_of(limiter: &Limiter, limits: &Limits) -> Window {
     }
 }
 
+#[cfg(test)]
+mod clouds;
 #[cfg(test)]
 mod tests;

@@ -223,6 +223,16 @@ impl Pools {
         Some((id, changed + entry.look(head.at)))
     }
 
+    /// Sets right what is known of the buckets that an open call draws on. How many alerts changed.
+    pub(super) fn tell(&mut self, call: u64, readings: &[Reading], at: Timestamp) -> u64 {
+        let pool = self.open.get(&call).map(|open| open.pool);
+        let Some(entry) = pool.and_then(|id| self.pools.get_mut(&id)) else { return 0 };
+        for told in readings.iter().filter_map(Told::of) {
+            entry.pool.told(told, at);
+        }
+        entry.look(at)
+    }
+
     /// The pool that an answer names, from now on the one of its lane.
     fn bind(&mut self, head: &Head, whose: Whose<'_>, knobs: Knobs, most: usize) -> Option<PoolId> {
         let id = self.pool(whose.key(), &head.call.route, knobs, head.at, most)?;

@@ -5,6 +5,7 @@ use super::incident::Incident;
 use super::incidents::ChangeKey;
 use crate::ledger::{Totals, TotalsKey};
 use crate::limit::{Amount, Limiter, Scope, Timestamp, Window};
+use crate::observation::Quotas;
 use crate::owner::{Class, Rung};
 use crate::route::{ModelGroup, Owner, RouteName, Surface};
 use std::sync::Arc;
@@ -31,6 +32,10 @@ pub struct BucketView {
     pub limit: Option<Amount>,
     /// What is left; absent once it is unobserved.
     pub remaining: Option<Amount>,
+    /// What was drawn, where it was counted: by us (local scope), or by the provider, late (account scope).
+    pub used: Option<Amount>,
+    /// Calls that the provider says it refused in the newest minute it told of.
+    pub refused: Option<Amount>,
     /// Used part; absent once it is unobserved.
     pub utilization: Option<f64>,
     /// Largest used part of the last 60 s.
@@ -117,6 +122,8 @@ pub struct Snapshot {
     pub totals: Vec<(TotalsKey, Totals)>,
     /// Calls in flight, by route.
     pub in_flight: Vec<(RouteName, u64)>,
+    /// What quota APIs told, by source.
+    pub quotas: Vec<Arc<Quotas>>,
     /// Things that no longer fitted in the bounded tables.
     pub folded: u64,
     /// Observations that came too late to use.

@@ -5,6 +5,7 @@ use super::alert::{Alert, Thresholds};
 use super::book::{Book, BookLimits, Judged};
 use super::incident::{Attempt, Incident};
 use super::incidents::Turn;
+use super::local::LocalRules;
 use super::snapshot::Snapshot;
 use crate::clock::{Clock, Step};
 use crate::ledger::Ledger;
@@ -48,6 +49,8 @@ pub struct Rules {
     pub thresholds: Thresholds,
     /// Bounds of the book.
     pub limits: BookLimits,
+    /// How calls to clouds are counted.
+    pub counting: LocalRules,
 }
 
 /// What the engine runs with.
@@ -71,7 +74,8 @@ pub fn spawn(parts: Parts) -> (Published, tokio::task::JoinHandle<()>) {
     let (snapshot_tx, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let (alert_tx, alerts) = watch::channel(Arc::new(Vec::new()));
     let rules = parts.rules.borrow().clone();
-    let book = Book::new(rules.owners, rules.thresholds, rules.limits);
+    let mut book = Book::new(rules.owners, rules.thresholds, rules.limits);
+    book.count_by(rules.counting);
     let engine = Engine { book, parts, snapshot_tx, alert_tx, alerts_version: 0, published: None };
     (Published { snapshots, alerts }, tokio::spawn(engine.run()))
 }
@@ -105,7 +109,9 @@ impl Engine {
                     self.tick();
                 }
                 Ok(()) = self.parts.rules.changed() => {
-                    let Rules { owners, thresholds, limits } = self.parts.rules.borrow_and_update().clone();
+                    let Rules { owners, thresholds, limits, counting } =
+                        self.parts.rules.borrow_and_update().clone();
+                    self.book.count_by(counting);
                     self.book.reconfigure(owners, thresholds, limits);
                 }
             }
@@ -131,7 +137,8 @@ impl Engine {
 
     fn take(&mut self, mut observation: Observation) {
         // Nothing comes from the future, unless the clock was set back meanwhile.
-        observation.not_after(self.parts.clock.now());
+        let now = self.parts.clock.now();
+        observation.not_after(now);
         let book = &mut self.book;
         let judged = catch_unwind(AssertUnwindSafe(|| match observation {
             Observation::Start(start) => {
@@ -143,6 +150,10 @@ impl Engine {
                 None
             }
             Observation::End(end) => Some(book.end(end)),
+            Observation::Quotas(told) => {
+                book.quotas(&told, now);
+                None
+            }
         }));
         for (turn, incident) in self.book.take_turns() {
             log_turn(turn, &incident);

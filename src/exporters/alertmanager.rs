@@ -119,6 +119,7 @@ pub const fn summary(name: AlertName) -> &'static str {
         AlertName::BucketExhausting => "A rate-limit bucket is about to be empty.",
         AlertName::Burst => "The traffic nears a ceiling of growth or of calls at once.",
         AlertName::Throttled => "Calls are being refused by a limit.",
+        AlertName::Spend => "A budget is mostly spent, or will be before it begins anew.",
         AlertName::RouteChanged => "The route was changed while a limit was refusing calls.",
     }
 }
@@ -136,9 +137,17 @@ fn description(alert: &Alert) -> String {
         (Some(used), None) => text.push_str(&format!(": {:.0} % used", used * 100.0)),
         _ => {}
     }
-    text.push_str(&format!(", seen on route {}.", alert.route));
-    if let Some(detail) = &alert.detail {
-        text.push_str(&format!(" Changed: {detail}."));
+    // What a quota API told was seen on no route.
+    match alert.route.as_str() {
+        "" => text.push('.'),
+        route => text.push_str(&format!(", seen on route {route}.")),
+    }
+    match &alert.detail {
+        Some(detail) if alert.name == AlertName::RouteChanged => {
+            text.push_str(&format!(" Changed: {detail}."))
+        }
+        Some(detail) => text.push_str(&format!(" {detail}.")),
+        None => {}
     }
     text
 }

@@ -145,6 +145,8 @@ macro_rules! catalogue {
 catalogue! {
     LIMIT = "plimsoll.limit", "", Gauge, BUCKET, "The most that a bucket holds, in requests or tokens.";
     REMAINING = "plimsoll.remaining", "", Gauge, BUCKET, "What is left in a bucket, in requests or tokens; between observations by its refill.";
+    USED = "plimsoll.used", "", Gauge, BUCKET, "What was drawn on a bucket in its window, where it is counted: by this process (local scope, its share only), or by the provider's own metrics, which come minutes late (account scope). Requests, tokens, or US cents of `spend`.";
+    REFUSED = "plimsoll.provider.refusals", "{response}", Gauge, BUCKET, "Calls that the provider says it refused in the newest minute that its metrics tell of.";
     UTILIZATION = "plimsoll.utilization", "1", Gauge, BUCKET, "Used part of a bucket: 0 is full, 1 is empty, more is over the limit.";
     PEAK = "plimsoll.utilization.peak", "1", Gauge, BUCKET, "Largest used part of a bucket in the last 60 s; reading does not reset it.";
     RUN_OUT = "plimsoll.exhaustion.probability", "1", Gauge, BUCKET, "Probability that a bucket is empty within the horizon (minute buckets), or before its reset (longer windows).";
@@ -164,6 +166,9 @@ catalogue! {
     SOURCE_TIME = "plimsoll.source.last_success.time", "s", Gauge, &[key::SOURCE], "Unix time of a source's newest observation of a limit, or of its newest poll that gave something.";
     POLLS = "plimsoll.source.polls", "{poll}", Counter, &[key::SOURCE, key::OUTCOME], "Polls of a source by whether they gave something.";
     POLL_TIME = "plimsoll.source.poll.duration", "s", Gauge, &[key::SOURCE], "How long the newest poll of a source took.";
+    BILLED = "plimsoll.source.billed", "{item}", Counter, &[key::SOURCE], "What a source asked for that is billed: metrics of CloudWatch, series of Cloud Monitoring.";
+    COST = "plimsoll.source.cost", "USD", Counter, &[key::SOURCE], "What a source's polls cost since the start, by the documented prices.";
+    UNUSABLE = "plimsoll.source.unusable", "{item}", Counter, &[key::SOURCE], "Items in a source's answers that could not be used: names that are not known, values that make no sense. Each is logged once.";
     TAP_DROPPED = "plimsoll.tap.dropped", "{observation}", Counter, &[], "Observations that the full queue to the engine refused; totals are right all the same.";
     UNREADABLE = "plimsoll.headers.unreadable", "{header}", Counter, &[], "Limit headers that could not be read, contradicted each other or were too long.";
     UNREAD_BODIES = "plimsoll.bodies.unread", "{response}", Counter, &[], "Answers whose body could not be decoded for its usage.";
@@ -297,6 +302,8 @@ fn bucket_points(bucket: &BucketView, push: &mut Push<'_>) {
     let values = [
         (&LIMIT, whole(bucket.limit)),
         (&REMAINING, whole(bucket.remaining)),
+        (&USED, whole(bucket.used)),
+        (&REFUSED, whole(bucket.refused)),
         (&UTILIZATION, bucket.utilization.map(Value::Real)),
         (&PEAK, bucket.peak.map(Value::Real)),
         (&RUN_OUT, bucket.run_out.map(Value::Real)),
@@ -432,17 +439,23 @@ fn owner_points(snapshot: &Snapshot, owners: &Owners, push: &mut Push<'_>) {
 }
 
 /// A polled source; nothing before its first poll.
-fn polled(name: &'static str, polls: &Polls, push: &mut Push<'_>) {
+fn polled(name: &str, polls: &Polls, push: &mut Push<'_>) {
     let (ok, failed) = (polls.ok.get(), polls.failed.get());
     if ok + failed == 0 {
         return;
     }
-    let source = || vec![(key::SOURCE, Cow::Borrowed(name))];
+    let source = || vec![(key::SOURCE, text(name))];
     push(&SOURCE_UP, Point::new(known(source()), Value::Whole(u64::from(polls.failing.get() == 0))));
     if polls.last_ok.get() > 0 {
         push(&SOURCE_TIME, Point::new(known(source()), Value::Whole(polls.last_ok.get())));
     }
     push(&POLL_TIME, Point::new(known(source()), Value::Real(polls.last_millis.get() as f64 / 1_000.0)));
+    if polls.billed.get() > 0 {
+        push(&BILLED, Point::new(known(source()), Value::Whole(polls.billed.get())));
+        let dollars = polls.nano_dollars.get() as f64 / 1e9;
+        push(&COST, Point::new(known(source()), Value::Real(dollars)));
+    }
+    push(&UNUSABLE, Point::new(known(source()), Value::Whole(polls.unusable.get())));
     for (outcome, n) in [("ok", ok), ("failed", failed)] {
         let mut attributes = source();
         attributes.push((key::OUTCOME, outcome.into()));
@@ -456,7 +469,9 @@ fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
     if let Some(newest) = snapshot.buckets.iter().map(|b| b.observed).max() {
         push(&SOURCE_TIME, Point::new(hop(), Value::Real(newest.secs_f64())));
     }
-    polled("status_page", &stats.status_page, push);
+    for (name, polls) in stats.sources.all() {
+        polled(&name, &polls, push);
+    }
     for (metric, n) in [
         (&TAP_DROPPED, stats.tap_dropped.get()),
         (&UNREADABLE, stats.complaints.get()),

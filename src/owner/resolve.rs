@@ -43,6 +43,10 @@ pub struct OwnerRule {
     pub kinds: Vec<OwnerKind>,
     /// Organisations it owns; empty means any.
     pub organizations: Vec<Pattern>,
+    /// AWS accounts and Google Cloud projects it owns; empty means any.
+    pub projects: Vec<Pattern>,
+    /// Regions and locations it owns; empty means any.
+    pub regions: Vec<Pattern>,
     /// Workspaces it owns; empty means any.
     pub workspaces: Vec<Pattern>,
     /// Routes it owns; empty means any.
@@ -64,6 +68,8 @@ impl OwnerRule {
             id: OwnerId::new(id),
             kinds: Vec::new(),
             organizations: Vec::new(),
+            projects: Vec::new(),
+            regions: Vec::new(),
             workspaces: Vec::new(),
             routes: Vec::new(),
             runbook_url: None,
@@ -73,14 +79,16 @@ impl OwnerRule {
         }
     }
 
-    fn matches(&self, kind: OwnerKind, account: &Account, route: &RouteName) -> bool {
+    fn matches(&self, kind: OwnerKind, account: &Account, route: Option<&RouteName>) -> bool {
         let any = |patterns: &[Pattern], text: Option<&str>| {
             patterns.is_empty() || text.is_some_and(|text| patterns.iter().any(|p| p.matches(text)))
         };
         (self.kinds.is_empty() || self.kinds.contains(&kind))
             && any(&self.organizations, account.organization.as_deref())
             && any(&self.workspaces, account.workspace.as_deref())
-            && any(&self.routes, Some(route.as_str()))
+            && any(&self.projects, account.project.as_deref())
+            && any(&self.regions, account.region.as_deref())
+            && any(&self.routes, route.map(RouteName::as_str))
     }
 }
 
@@ -101,6 +109,16 @@ impl Owners {
 
     /// The owner of limits of `kind` for this account on this route.
     pub fn resolve(&self, kind: OwnerKind, account: &Account, route: &RouteName) -> Owner {
+        self.find(kind, account, Some(route))
+    }
+
+    /// The owner of limits of `kind` for this account, whatever the route: of what a quota API tells. An owner that is
+    /// matched by its routes alone is not found here.
+    pub fn resolve_account(&self, kind: OwnerKind, account: &Account) -> Owner {
+        self.find(kind, account, None)
+    }
+
+    fn find(&self, kind: OwnerKind, account: &Account, route: Option<&RouteName>) -> Owner {
         let id = self.0.iter().find(|rule| rule.matches(kind, account, route)).map(|rule| rule.id.clone());
         Owner { id: id.unwrap_or_else(OwnerId::unnamed), kind }
     }
@@ -115,7 +133,7 @@ impl Owners {
         account: &Account,
         route: &RouteName,
     ) -> Owner {
-        let own = self.0.iter().find(|r| r.kinds.contains(&kind) && r.matches(kind, account, route));
+        let own = self.0.iter().find(|r| r.kinds.contains(&kind) && r.matches(kind, account, Some(route)));
         match own {
             Some(rule) => Owner { id: rule.id.clone(), kind },
             None => Owner { id: self.resolve(home, account, route).id, kind },
@@ -160,7 +178,7 @@ mod tests {
             OwnerRule { workspaces: vec![Pattern::new("wrkspc_1")], ..OwnerRule::named("search") },
             OwnerRule { routes: vec![Pattern::new("batch-*")], ..OwnerRule::named("batch") },
         ]);
-        let account = |ws: &str| Account { organization: None, workspace: Some(ws.into()) };
+        let account = |ws: &str| Account { workspace: Some(ws.into()), ..Account::default() };
         let (api, batch) = (RouteName::new("api"), RouteName::new("batch-1"));
         let kind = OwnerKind::AnthropicWorkspace;
         assert_eq!(owners.resolve(kind, &account("wrkspc_1"), &batch).id.as_str(), "search");

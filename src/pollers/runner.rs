@@ -8,7 +8,7 @@
 
 use crate::clock::{Clock, chance};
 use crate::limit::Timestamp;
-use crate::stats::{Polls, Stats};
+use crate::stats::Polls;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,16 +90,19 @@ impl<V> Default for State<V> {
     }
 }
 
+/// Waits until another source has been asked once, whatever it said; false if it never will be.
+pub async fn asked_once<V>(other: &mut watch::Receiver<State<V>>) -> bool {
+    other.wait_for(|state| state.good.is_some() || state.failure.is_some()).await.is_ok()
+}
+
 /// What a poller runs with, beside itself.
 pub struct Parts {
-    /// Its name in logs.
-    pub name: &'static str,
+    /// Its name in logs and metrics.
+    pub name: Arc<str>,
     /// When it asks.
     pub schedule: Schedule,
     /// Where its polls are counted.
-    pub stats: Arc<Stats>,
-    /// Its row there.
-    pub polls: fn(&Stats) -> &Polls,
+    pub polls: Arc<Polls>,
     /// The time.
     pub clock: Clock,
 }
@@ -111,8 +114,7 @@ pub fn spawn<P: Poll>(poller: P, parts: Parts) -> (watch::Receiver<State<P::Valu
 }
 
 async fn run<P: Poll>(mut poller: P, parts: Parts, known: watch::Sender<State<P::Value>>) {
-    let Parts { name, schedule, stats, polls, clock } = parts;
-    let polls = polls(&stats);
+    let Parts { name, schedule, polls, clock } = parts;
     let mut failures = 0_u32;
     while poller.wanted().await && !known.is_closed() {
         let began = tokio::time::Instant::now();
@@ -134,7 +136,7 @@ async fn run<P: Poll>(mut poller: P, parts: Parts, known: watch::Sender<State<P:
                 retry_after = failure.retry_after;
                 let message: String =
                     failure.message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
-                tracing::warn!(source = name, failures, "poll failed: {message}");
+                tracing::warn!(source = %name, failures, "poll failed: {message}");
                 known.send_modify(|state| state.failure = Some((now, message)));
             }
         }
@@ -197,40 +199,34 @@ mod tests {
         }
     }
 
-    fn parts(stats: &Arc<Stats>) -> Parts {
-        Parts {
-            name: "scripted",
-            schedule: HOURLY,
-            stats: stats.clone(),
-            polls: |stats| &stats.status_page,
-            clock: Clock::system(),
-        }
+    fn parts(polls: &Arc<Polls>) -> Parts {
+        Parts { name: "scripted".into(), schedule: HOURLY, polls: polls.clone(), clock: Clock::system() }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_poll_keeps_the_last_good_value_and_waits_as_asked() {
-        let (stats, asked) = (Arc::new(Stats::default()), Arc::new(Mutex::new(Vec::new())));
+        let (polls, asked) = (Arc::new(Polls::default()), Arc::new(Mutex::new(Vec::new())));
         let wait = Some(Duration::from_secs(600));
         let refused = Failure { message: "429\u{7}".to_owned(), retry_after: wait };
         let answers = VecDeque::from([Ok(1), Err(refused), Ok(2)]);
-        let (mut known, task) = spawn(Scripted { answers, asked: asked.clone() }, parts(&stats));
+        let (mut known, task) = spawn(Scripted { answers, asked: asked.clone() }, parts(&polls));
         let failed = known.wait_for(|state| state.failure.is_some()).await.unwrap().clone();
         assert_eq!(failed.good.map(|(_, value)| value), Some(1), "nothing known becomes unknown");
         assert_eq!(failed.failure.unwrap().1, "429");
-        assert_eq!(stats.status_page.failing.get(), 1);
+        assert_eq!(polls.failing.get(), 1);
         known.wait_for(|state| state.good.as_ref().is_some_and(|(_, value)| *value == 2)).await.unwrap();
         let times = asked.lock().unwrap().clone();
         assert!(times[2] - times[1] >= Duration::from_secs(600));
-        assert_eq!((stats.status_page.ok.get(), stats.status_page.failed.get()), (2, 1));
-        assert!(stats.status_page.last_ok.get() > 0);
+        assert_eq!((polls.ok.get(), polls.failed.get()), (2, 1));
+        assert!(polls.last_ok.get() > 0);
         drop(known);
         task.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_poll_that_hangs_is_cut_off_and_told() {
-        let (stats, asked) = (Arc::new(Stats::default()), Arc::default());
-        let (mut known, _task) = spawn(Scripted { answers: VecDeque::new(), asked }, parts(&stats));
+        let (polls, asked) = (Arc::new(Polls::default()), Arc::default());
+        let (mut known, _task) = spawn(Scripted { answers: VecDeque::new(), asked }, parts(&polls));
         let state = known.wait_for(|state| state.failure.is_some()).await.unwrap().clone();
         assert_eq!(state.failure.unwrap().1, "no answer within 10 s");
         assert!(state.good.is_none());

@@ -204,7 +204,13 @@ impl Replay<'_> {
         // The body of a success is there only if an error came inside its stream.
         let error = body.map(|text| error_text::read(text.as_bytes(), false, !failed));
         let start = bytes.map(|bytes| {
-            let start = Start { call: call.clone(), model: model.clone(), at: started, body_bytes: bytes };
+            let start = Start {
+                call: call.clone(),
+                model: model.clone(),
+                at: started,
+                body_bytes: bytes,
+                max_tokens: None,
+            };
             (started, Told::Start(start))
         });
         let head = status.map(|status| {
@@ -263,6 +269,7 @@ fn call(id: u64, line: &Line, started: Timestamp) -> Call {
         session: None,
         upstream: "".into(),
         region: line.region.as_deref().map(Into::into),
+        project: None,
         started,
         traceparent: None,
         method: line.method.as_deref().and_then(|method| method.parse().ok()).unwrap_or(http::Method::POST),

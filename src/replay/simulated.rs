@@ -32,7 +32,13 @@ pub(super) fn drive(run: &Run, thresholds: Thresholds, watcher: Option<Watcher<'
         let model = Some(model.clone());
         match event.what {
             What::Start => {
-                driver.start(&Start { call: call(event), model, at, body_bytes: body_bytes(event) });
+                driver.start(&Start {
+                    call: call(event),
+                    model,
+                    at,
+                    body_bytes: body_bytes(event),
+                    max_tokens: None,
+                });
             }
             What::Head { status, shown, retry_after } => {
                 let limits = Arc::new(limits(&shown, status, retry_after));
@@ -111,6 +117,7 @@ fn call(event: &Event) -> Arc<Call> {
         session: None,
         upstream: "https://replay".into(),
         region: None,
+        project: None,
         started: moment(event.arrival.at),
         traceparent: None,
         method: http::Method::POST,
@@ -133,7 +140,7 @@ fn limits(shown: &[Shown; LIMITERS], status: u16, retry_after: f64) -> Limits {
         rounding: Amount::new(rounding),
     };
     Limits {
-        account: Account { organization: None, workspace: Some("replay".into()) },
+        account: Account { workspace: Some("replay".into()), ..Account::default() },
         readings: shown.iter().zip(limiters).map(reading).collect(),
         retry_after: (status == 429)
             .then(|| Duration::from_secs_f64(retry_after.clamp(0.0, 86_400.0).ceil())),

@@ -213,6 +213,8 @@ async fn pod_under_pressure(clock: Clock) -> SocketAddr {
             region: None,
             limit: Some(Amount::new(100_000)),
             remaining: Some(Amount::new(15_000)),
+            used: None,
+            refused: None,
             utilization: Some(0.85),
             peak: Some(0.85),
             empty_in: None,

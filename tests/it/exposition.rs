@@ -30,6 +30,8 @@ fn snapshot(owner_name: &str, model: &str) -> Snapshot {
         region: None,
         limit: Some(Amount::new(200_000)),
         remaining: Some(Amount::new(50_000)),
+        used: Some(Amount::new(151_000)),
+        refused: Some(Amount::new(2)),
         utilization: Some(0.75),
         peak: Some(0.8),
         empty_in: Some(Duration::from_secs(25)),
@@ -41,6 +43,8 @@ fn snapshot(owner_name: &str, model: &str) -> Snapshot {
     let unobserved = BucketView {
         limiter: Limiter::REQUESTS,
         remaining: None,
+        used: None,
+        refused: None,
         utilization: None,
         peak: None,
         empty_in: None,

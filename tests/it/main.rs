@@ -16,6 +16,8 @@ mod hostile;
 mod http2;
 mod otlp;
 mod pipeline;
+#[cfg(all(feature = "aws", feature = "google"))]
+mod pollers;
 mod process;
 mod reload;
 mod runbooks;

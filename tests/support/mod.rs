@@ -2,7 +2,11 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 pub mod api;
+pub mod aws;
+pub mod cbor;
 pub mod collector;
+pub mod console;
+pub mod google;
 pub mod h2;
 pub mod raw;
 pub mod tls;
@@ -49,7 +53,8 @@ impl Sidecar {
     pub async fn with(config: &str, seams: Seams) -> Self {
         let config = Config::parse(config, &|_| None).unwrap_or_else(|e| panic!("test configuration: {e}"));
         let running = app::start(config, seams).await.expect("sidecar starts");
-        Self { hop: running.hops()[0], metrics: running.metrics, running }
+        let nowhere = ([127, 0, 0, 1], 0).into();
+        Self { hop: running.hops().first().copied().unwrap_or(nowhere), metrics: running.metrics, running }
     }
 
     /// One route to this upstream.

@@ -22,6 +22,7 @@ fn call(route: &str) -> Arc<Call> {
         session: None,
         upstream: "https://api.example".into(),
         region: None,
+        project: None,
         started: T0,
         traceparent: None,
         method: http::Method::POST,
@@ -32,7 +33,7 @@ fn call(route: &str) -> Arc<Call> {
 fn limits(workspace: &str, remaining: u64) -> Arc<Limits> {
     let level = Level::Counted { limit: Amount::new(60_000), remaining: Amount::new(remaining) };
     Arc::new(Limits {
-        account: Account { organization: None, workspace: Some(workspace.into()) },
+        account: Account { workspace: Some(workspace.into()), ..Account::default() },
         trios: true,
         readings: vec![Reading {
             limiter: Limiter::INPUT_TOKENS,
@@ -123,7 +124,13 @@ fn a_ceiling_of_growth_is_learnt_from_its_refusal_and_has_its_own_alert() {
     let mut send = |book: &mut Book, secs: f64, status: u16| {
         sent += 1;
         let (call, model) = (call_at(sent, secs), Some(ModelGroup::of_model("claude-opus-5-5")));
-        book.start(&Start { call: call.clone(), model: model.clone(), at: at(secs), body_bytes: 8_000 });
+        book.start(&Start {
+            call: call.clone(),
+            model: model.clone(),
+            at: at(secs),
+            body_bytes: 8_000,
+            max_tokens: None,
+        });
         book.head(&Head { call: call.clone(), model, at: at(secs), status, limits: limits("w", 50_000) });
         let mut end = end("search", status, limits("w", 50_000), 8_000, at(secs));
         end.call = call;

@@ -300,6 +300,7 @@ mod tests {
             upstream: upstream.parse().unwrap(),
             surface: None,
             region: None,
+            project: None,
             ca_file: None,
             client_cert_file: None,
             http2: false,

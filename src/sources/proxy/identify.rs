@@ -80,6 +80,13 @@ fn secret_of(headers: &HeaderMap) -> (AuthKind, Option<&[u8]>) {
     }
 }
 
+/// The region that a request is signed for: `Credential=KEY/20261124/us-east-1/bedrock/aws4_request`.
+pub fn signed_region(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("AWS4-HMAC-SHA256 ")?;
+    let scope = value.split(',').find_map(|part| part.trim().strip_prefix("Credential="))?;
+    scope.split('/').nth(2).filter(|region| !region.is_empty() && region.len() <= 32).map(str::to_owned)
+}
+
 /// The calling program, as far as it decides the surface.
 pub fn client(headers: &HeaderMap) -> Client {
     match headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()) {

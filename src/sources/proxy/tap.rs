@@ -10,7 +10,7 @@ use super::identify::{self, Credentials};
 use super::scan::Scanner;
 use crate::clock::Clock;
 use crate::config::Route;
-use crate::dialects::places;
+use crate::dialects::{bedrock, places, vertex};
 use crate::engine::proved_surface;
 use crate::ledger::{InFlight, Ledger, TotalsKey};
 use crate::limit::{Amount, Timestamp};
@@ -27,6 +27,9 @@ use tokio::sync::mpsc;
 
 /// Longest value of a request member that is kept.
 const MAX_MEMBER: usize = 256;
+
+/// Members of a request that are looked for. Bedrock's Converse keeps its `maxTokens` in an object of its own.
+const MEMBERS: [&str; 4] = ["model", "max_tokens", "stream", "inferenceConfig"];
 
 /// Most model names that are remembered with their group.
 const MAX_MODELS: usize = 1_000;
@@ -105,7 +108,7 @@ pub struct RequestTap {
     passed: AtomicBool,
     bytes: AtomicU64,
     broken: AtomicBool,
-    scanner: Mutex<Scanner<3>>,
+    scanner: Mutex<Scanner<4>>,
     model: OnceLock<ModelGroup>,
 }
 
@@ -138,14 +141,39 @@ impl RequestTap {
                 model: self.named_model(),
                 at: self.meter.clock.now(),
                 body_bytes: self.bytes.load(Relaxed),
+                max_tokens: self.max_tokens(),
             }));
         });
     }
 
-    /// The model: from the body, else from the path (the clouds name it there).
+    /// The model: from the body, or from the path, where the clouds name it.
     fn named_model(&self) -> Option<ModelGroup> {
-        let named = || places::model_of_path(&self.call.path).map(|id| self.meter.groups.of(&id));
-        self.model().or_else(named)
+        if !self.call.surface.is_cloud() {
+            let named = || places::model_of_path(&self.call.path).map(|id| self.meter.groups.of(&id));
+            return self.model().or_else(named);
+        }
+        if let Some(model) = self.model.get() {
+            return Some(model.clone());
+        }
+        let (id, in_body) = match places::model_of_path(&self.call.path) {
+            Some(id) => (id, false),
+            None => {
+                let scanner = self.scanner.lock().unwrap_or_else(PoisonError::into_inner);
+                (serde_json::from_slice(scanner.value(0)?).ok()?, true)
+            }
+        };
+        let pool = || match self.call.surface {
+            // Only Bedrock's mantle endpoint is named its model in the body.
+            Surface::Bedrock => bedrock::pool(&id, in_body),
+            _ => vertex::pool(&id, self.call.region.as_deref().unwrap_or_default()),
+        };
+        let model = self.meter.groups.configured(&id).unwrap_or_else(pool);
+        Some(self.model.get_or_init(|| model).clone())
+    }
+
+    fn max_tokens(&self) -> Option<Amount> {
+        let scanner = self.scanner.lock().unwrap_or_else(PoisonError::into_inner);
+        most(&scanner)
     }
 
     fn model(&self) -> Option<ModelGroup> {
@@ -161,7 +189,7 @@ impl RequestTap {
         let scanner = self.scanner.lock().unwrap_or_else(PoisonError::into_inner);
         RequestShape {
             body_bytes: self.bytes.load(Relaxed),
-            max_tokens: scanner.value(1).and_then(|v| serde_json::from_slice(v).ok()).map(Amount::new),
+            max_tokens: most(&scanner),
             stream: scanner.value(2).and_then(|v| serde_json::from_slice(v).ok()),
         }
     }
@@ -207,6 +235,7 @@ impl CallTap {
                 None => Surface::Unknown,
             }
         });
+        let (project, region) = project_and_region(route, surface, path, &head.headers);
         let text = |name: &str| {
             head.headers.get(name).and_then(|v| v.to_str().ok()).filter(|v| v.len() <= MAX_MEMBER)
         };
@@ -219,19 +248,21 @@ impl CallTap {
             client,
             session: text("x-claude-code-session-id").map(Into::into),
             upstream: route.origin.clone(),
-            region: route.region.clone(),
+            region,
+            project,
             started: meter.clock.now(),
             traceparent: text("traceparent").map(Into::into),
             method: head.method.clone(),
             path: cut(path).into(),
         });
+        let account = call.cloud();
         let request = Arc::new(RequestTap {
             meter: meter.clone(),
             call: call.clone(),
             passed: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
             broken: AtomicBool::new(false),
-            scanner: Mutex::new(Scanner::new(["model", "max_tokens", "stream"], MAX_MEMBER)),
+            scanner: Mutex::new(Scanner::new(MEMBERS, MAX_MEMBER)),
             model: OnceLock::new(),
         });
         Self {
@@ -242,7 +273,7 @@ impl CallTap {
             concurrency,
             status: None,
             headed: None,
-            limits: Arc::default(),
+            limits: Arc::new(Limits { account, ..Limits::default() }),
             answer: None,
             // Until something else is seen: the future was dropped because the client went away.
             outcome: Outcome::ClientGone,
@@ -262,7 +293,9 @@ impl CallTap {
         self.headed = Some(now);
         let read_head = self.meter.read_head;
         let limits = self.meter.guarded(|| read_head(head.status.as_u16(), &head.headers, now));
-        self.limits = Arc::new(limits.unwrap_or_default());
+        let mut limits = limits.unwrap_or_default();
+        limits.account = limits.account.in_cloud(&self.limits.account);
+        self.limits = Arc::new(limits);
         self.meter.stats.complaints.add(u64::from(self.limits.complaints));
         self.answer = self.meter.guarded(|| Answer::new(head.status, &head.headers));
         self.meter.send(Observation::Head(Head {
@@ -336,6 +369,40 @@ impl Drop for CallTap {
     fn drop(&mut self) {
         self.settle();
     }
+}
+
+/// Whose quota of a cloud a call draws on: a path names it for sure, the configuration knows what the traffic does not
+/// say.
+fn project_and_region(
+    route: &Route,
+    surface: Surface,
+    path: &str,
+    headers: &HeaderMap,
+) -> (Option<Arc<str>>, Option<Arc<str>>) {
+    if !surface.is_cloud() {
+        return (None, route.region.clone());
+    }
+    let host = route.upstream.host().unwrap_or_default();
+    let (project, region) = places::project_and_region(surface, host, path);
+    let project = project.map(Into::into).or_else(|| route.project.clone());
+    let signed = || identify::signed_region(headers);
+    let region = match surface {
+        Surface::Vertex => region.map(Into::into).or_else(|| route.region.clone()),
+        _ => route.region.clone().or_else(|| region.or_else(signed).map(Into::into)),
+    };
+    (project, region)
+}
+
+/// The longest answer that is asked for.
+fn most(scanner: &Scanner<4>) -> Option<Amount> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct InferenceConfig {
+        max_tokens: u64,
+    }
+    let plain = scanner.value(1).and_then(|json| serde_json::from_slice(json).ok());
+    let nested = || serde_json::from_slice(scanner.value(3)?).ok().map(|c: InferenceConfig| c.max_tokens);
+    plain.or_else(nested).map(Amount::new)
 }
 
 /// A path as it is kept: bounded.

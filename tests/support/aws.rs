@@ -1,0 +1,240 @@
+//! A fake of AWS: Service Quotas (JSON 1.1), Bedrock's inference profiles (REST JSON), CloudWatch (CBOR), each from
+//! its documented shapes, with pages; and Bedrock itself, which refuses past a quota as the real one does.
+
+use super::{cbor, serve_http1};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tokio::net::TcpListener;
+
+pub const ACCOUNT: &str = "123456789012";
+pub const REGION: &str = "us-east-1";
+
+/// Names and values.
+pub type Labels = Vec<(String, String)>;
+
+#[derive(Default)]
+pub struct State {
+    /// Applied quotas, by name.
+    pub applied: Vec<(String, f64)>,
+    /// AWS's defaults.
+    pub defaults: Vec<(String, f64)>,
+    /// Profile id, and the models' ARNs.
+    pub profiles: Vec<(String, Vec<String>)>,
+    /// Metrics: namespace, name, dimensions, value of every minute.
+    pub metrics: Vec<(String, String, Labels, Value)>,
+    /// Operations that are refused: name, status, code.
+    pub refuse: BTreeMap<String, (u16, &'static str)>,
+    /// Regions that are refused whole.
+    pub refuse_region: Option<String>,
+    /// Pages that never end.
+    pub endless: bool,
+    /// How often each operation was called.
+    pub calls: BTreeMap<String, usize>,
+    /// How many metrics were asked for.
+    pub metrics_asked: usize,
+    /// Largest number of metrics in one request.
+    pub largest_batch: usize,
+    /// Tokens a minute that the model takes; refused when they are used up.
+    pub tokens_per_minute: Option<u64>,
+    pub tokens_used: u64,
+    /// The heads of calls to the model.
+    pub seen: Vec<http::request::Parts>,
+}
+
+#[derive(Clone)]
+pub struct Aws {
+    pub address: SocketAddr,
+    pub state: Arc<Mutex<State>>,
+}
+
+impl Aws {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let aws = Self { address: listener.local_addr().unwrap(), state: Arc::default() };
+        let shared = aws.clone();
+        serve_http1(listener, move |request| {
+            let aws = shared.clone();
+            async move { aws.answer(request).await }
+        });
+        aws
+    }
+
+    pub fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap());
+    }
+
+    pub fn calls(&self, operation: &str) -> usize {
+        self.state.lock().unwrap().calls.get(operation).copied().unwrap_or(0)
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+        let path = head.uri.path().to_owned();
+        let mut state = self.state.lock().unwrap();
+        if path.starts_with("/model/") {
+            return state.invoke(&head, &body);
+        }
+        let operation = match head.headers.get("x-amz-target") {
+            Some(target) => target.to_str().unwrap().rsplit('.').next().unwrap().to_owned(),
+            None if path == "/inference-profiles" => "ListInferenceProfiles".to_owned(),
+            None => path.rsplit('/').next().unwrap().to_owned(),
+        };
+        *state.calls.entry(operation.clone()).or_default() += 1;
+        let signed = head.headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let in_region =
+            state.refuse_region.as_ref().is_some_and(|region| signed.contains(&format!("/{region}/")));
+        let refused = state.refuse.get(&operation).copied();
+        if let Some((status, code)) = refused.or(in_region.then_some((403, "AccessDeniedException"))) {
+            return error(status, code, operation == "GetMetricData" || operation == "ListMetrics");
+        }
+        match operation.as_str() {
+            "ListServiceQuotas" => state.quotas(&body, true),
+            "ListAWSDefaultServiceQuotas" => state.quotas(&body, false),
+            "ListInferenceProfiles" => state.profiles(),
+            "ListMetrics" => state.list_metrics(&cbor::read(&body)),
+            "GetMetricData" => state.metric_data(&cbor::read(&body)),
+            other => error(400, other, false),
+        }
+    }
+}
+
+impl State {
+    fn quotas(&self, body: &[u8], applied: bool) -> Response<Full<Bytes>> {
+        let asked: Value = serde_json::from_slice(body).unwrap();
+        assert_eq!(asked["ServiceCode"], "bedrock");
+        let from: usize = asked["NextToken"].as_str().map_or(0, |token| token.parse().unwrap());
+        let all = if applied { &self.applied } else { &self.defaults };
+        let quota = |(name, value): &(String, f64)| {
+            json!({"QuotaArn": format!("arn:aws:servicequotas:{REGION}:{ACCOUNT}:bedrock/L-1"), "QuotaCode": "L-1",
+                "QuotaName": name, "Value": value, "Unit": "None", "GlobalQuota": false, "UsageMetric": {}})
+        };
+        // Small pages, so that paging is seen to work.
+        let page: Vec<Value> = all.iter().skip(from).take(3).map(quota).collect();
+        let more = self.endless || from + 3 < all.len();
+        let mut answer = json!({"Quotas": page});
+        if more {
+            answer["NextToken"] = (from + 3).to_string().into();
+        }
+        ok("application/x-amz-json-1.1", answer.to_string().into_bytes())
+    }
+
+    fn profiles(&self) -> Response<Full<Bytes>> {
+        let profile = |(id, models): &(String, Vec<String>)| {
+            let arn = format!("arn:aws:bedrock:{REGION}:{ACCOUNT}:application-inference-profile/{id}");
+            let models: Vec<Value> = models.iter().map(|arn| json!({"modelArn": arn})).collect();
+            json!({"inferenceProfileName": id, "inferenceProfileArn": arn, "inferenceProfileId": id,
+                "models": models, "status": "ACTIVE", "type": "APPLICATION"})
+        };
+        let all: Vec<Value> = self.profiles.iter().map(profile).collect();
+        ok("application/json", json!({"inferenceProfileSummaries": all}).to_string().into_bytes())
+    }
+
+    fn list_metrics(&self, asked: &Value) -> Response<Full<Bytes>> {
+        assert_eq!(asked["RecentlyActive"], "PT3H", "only what exists is paid for");
+        let metrics: Vec<Value> = self
+            .metrics
+            .iter()
+            .filter(|(namespace, ..)| asked["Namespace"] == namespace.as_str())
+            .map(|(namespace, name, dimensions, _)| {
+                let dimensions: Vec<Value> =
+                    dimensions.iter().map(|(name, value)| json!({"Name": name, "Value": value})).collect();
+                json!({"Namespace": namespace, "MetricName": name, "Dimensions": dimensions})
+            })
+            .collect();
+        rpc(&json!({"Metrics": metrics}))
+    }
+
+    fn metric_data(&mut self, asked: &Value) -> Response<Full<Bytes>> {
+        let queries = asked["MetricDataQueries"].as_array().unwrap();
+        let (from, to) = (asked["StartTime"].as_f64().unwrap(), asked["EndTime"].as_f64().unwrap());
+        assert!(from % 60.0 == 0.0 && to % 60.0 == 0.0, "aligned to the period");
+        self.metrics_asked += queries.len();
+        self.largest_batch = self.largest_batch.max(queries.len());
+        let result = |query: &Value| {
+            let stat = &query["MetricStat"];
+            assert_eq!((stat["Stat"].as_str(), stat["Period"].as_f64()), (Some("Sum"), Some(60.0)));
+            let metric = &stat["Metric"];
+            let wanted: Vec<(String, String)> = metric["Dimensions"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|d| (d["Name"].as_str().unwrap().to_owned(), d["Value"].as_str().unwrap().to_owned()))
+                .collect();
+            let found = self.metrics.iter().find(|(namespace, name, dimensions, _)| {
+                metric["Namespace"] == namespace.as_str()
+                    && metric["MetricName"] == name.as_str()
+                    && *dimensions == wanted
+            });
+            // The newest two minutes are not in yet; the value is that of every minute before.
+            let minutes = || (0..8).map(|n| from + 60.0 * f64::from(n)).filter(|at| *at < to - 60.0);
+            let (times, values): (Vec<f64>, Vec<Value>) = found
+                .filter(|(.., value)| !value.is_null())
+                .map(|(.., value)| minutes().map(|at| (at, value.clone())).unzip())
+                .unwrap_or_default();
+            json!({"Id": query["Id"], "Label": "x", "StatusCode": "Complete", "Timestamps": times, "Values": values})
+        };
+        let results: Vec<Value> = queries.iter().map(result).collect();
+        rpc(&json!({"MetricDataResults": results, "Messages": []}))
+    }
+
+    /// `InvokeModel`, or a refusal past the quota: what was used is input and five times the output.
+    fn invoke(&mut self, head: &http::request::Parts, body: &[u8]) -> Response<Full<Bytes>> {
+        self.seen.push(head.clone());
+        let asked: Value = serde_json::from_slice(body).unwrap_or_default();
+        let (input, output) = (body.len() as u64 / 4, 20_u64.min(asked["max_tokens"].as_u64().unwrap_or(20)));
+        let reserved = input + asked["max_tokens"].as_u64().unwrap_or(0);
+        if self.tokens_per_minute.is_some_and(|limit| self.tokens_used + reserved > limit) {
+            let body = r#"{"message":"Too many tokens, please wait before trying again."}"#;
+            let mut refused = ok("application/json", body.into());
+            *refused.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
+            let kind = "ThrottlingException:http://internal.amazon.com/coral/com.amazon.bedrock/";
+            refused.headers_mut().insert("x-amzn-errortype", kind.parse().unwrap());
+            refused
+                .headers_mut()
+                .insert("x-amzn-requestid", "3d9e7b1a-0000-4000-8000-000000000001".parse().unwrap());
+            return refused;
+        }
+        self.tokens_used += input + 5 * output;
+        let answer = json!({"id": "msg_1", "type": "message", "role": "assistant", "model": "claude",
+            "content": [{"type": "text", "text": "Hello"}], "stop_reason": "end_turn", "stop_sequence": null,
+            "usage": {"input_tokens": input, "output_tokens": output}});
+        let mut answer = ok("application/json", answer.to_string().into_bytes());
+        for (name, value) in [("input", input), ("output", output)] {
+            let name = format!("x-amzn-bedrock-{name}-token-count");
+            answer.headers_mut().insert(http::HeaderName::try_from(name).unwrap(), value.into());
+        }
+        answer
+    }
+}
+
+fn ok(kind: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static(kind));
+    response
+}
+
+fn rpc(document: &Value) -> Response<Full<Bytes>> {
+    let mut response = ok("application/cbor", cbor::write(document));
+    response.headers_mut().insert("smithy-protocol", http::HeaderValue::from_static("rpc-v2-cbor"));
+    response
+}
+
+fn error(status: u16, code: &str, speaks_cbor: bool) -> Response<Full<Bytes>> {
+    let document =
+        json!({"__type": code, "message": "User: arn:aws:iam::123456789012:user/jane.doe is not authorized"});
+    let mut response = if speaks_cbor {
+        rpc(&document)
+    } else {
+        ok("application/x-amz-json-1.1", document.to_string().into_bytes())
+    };
+    response.headers_mut().insert("x-amzn-errortype", code.parse().unwrap());
+    *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+    response
+}
