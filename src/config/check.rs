@@ -3,8 +3,8 @@
 
 use super::problem::{Invalid, Problem, suggestion};
 use super::{
-    Admin, Alertmanager, Alerts, Config, Evidence, Listener, Otlp, OtlpProtocol, Route, Semconv, ServerTls,
-    wire,
+    Admin, Alertmanager, Alerts, Config, Evidence, Listener, Otlp, OtlpProtocol, Resign, Route, Semconv,
+    ServerTls, wire,
 };
 use crate::engine::{BookLimits, Thresholds};
 use crate::limit::Knobs;
@@ -147,7 +147,9 @@ impl Checker<'_> {
                     );
                 }
                 let name = route.name.clone();
-                let Some(route) = self.route(route, &path) else { continue };
+                let guarded = bind.is_none_or(|bind| bind.ip().is_loopback())
+                    || listener.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
+                let Some(route) = self.route(route, guarded, &path) else { continue };
                 if routes.iter().any(|other| other.prefix == route.prefix) {
                     self.problem(
                         &name,
@@ -164,7 +166,8 @@ impl Checker<'_> {
         checked
     }
 
-    fn route(&mut self, route: wire::Route, path: &str) -> Option<Route> {
+    /// `guarded` if only this machine's own processes, or callers with a certificate, reach the listener.
+    fn route(&mut self, route: wire::Route, guarded: bool, path: &str) -> Option<Route> {
         self.label_value(&route.name, &format!("{path}.name"));
         let prefix = match &route.prefix {
             Some(prefix) if !prefix.value.starts_with('/') => {
@@ -186,6 +189,7 @@ impl Checker<'_> {
         let ca_file = self.file(route.ca_file, &format!("{path}.ca_file"));
         let client_cert_file = self.file(route.client_cert_file, &format!("{path}.client_cert_file"));
         let upstream = self.url(&route.upstream, &format!("{path}.upstream"), &["http", "https"])?;
+        let resign = route.resign.map(|resign| self.resign(resign, guarded, &upstream, path));
         Some(Route {
             name: RouteName::new(&route.name.value),
             prefix,
@@ -198,7 +202,33 @@ impl Checker<'_> {
             ca_file,
             client_cert_file,
             http2: route.http2,
+            resign,
         })
+    }
+
+    fn resign(&mut self, resign: wire::Resign, guarded: bool, upstream: &Uri, path: &str) -> Resign {
+        let path = format!("{path}.resign");
+        if !guarded && !resign.any_caller {
+            let message = "whoever reaches this listener would call AWS with the sidecar's own credentials; bind it to 127.0.0.1, \
+                 demand client certificates (`tls.client_ca_file`), or say `any_caller: true`";
+            self.problem(&resign.region, &path, message);
+        }
+        let here = upstream.host().is_some_and(|host| {
+            host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+        });
+        if upstream.scheme_str() == Some("http") && !here {
+            let message = "signed requests would pass in the clear; use `https://` for the upstream";
+            self.problem(&resign.region, &path, message);
+        }
+        if !cfg!(feature = "aws") {
+            let message =
+                "this program was built without `aws`; take the full image, or build with `--features aws`";
+            self.problem(&resign.region, &path, message);
+        }
+        Resign {
+            region: resign.region.value,
+            service: resign.service.unwrap_or_else(|| "bedrock".to_owned()),
+        }
     }
 
     fn owners(&mut self, owners: Vec<wire::Owner>, knobs: Knobs) -> Owners {
@@ -573,6 +603,7 @@ fn default_listener() -> Listener {
         ca_file: None,
         client_cert_file: None,
         http2: false,
+        resign: None,
     };
     Listener { bind: HOP, routes: vec![route], tls: None }
 }

@@ -105,6 +105,17 @@ pub struct Route {
     pub client_cert_file: Option<PathBuf>,
     /// Speak HTTP/2 to the upstream.
     pub http2: bool,
+    /// Sign its requests to AWS anew.
+    pub resign: Option<Resign>,
+}
+
+/// How requests to AWS are signed anew, with the sidecar's own credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resign {
+    /// The region that is signed for.
+    pub region: String,
+    /// The service that is signed for (`bedrock`, `bedrock-mantle`).
+    pub service: String,
 }
 
 /// The admin port.

@@ -73,3 +73,43 @@ fn secrets_come_from_outside_and_cannot_print() {
     assert!(!format!("{config:?}").contains("secret-value"));
     assert!(complaint("fingerprint_key: {}\n").contains("neither `env` nor `file`"));
 }
+
+#[cfg(all(feature = "aws", feature = "google"))]
+#[test]
+fn what_is_wrong_with_pollers_is_named() {
+    let text = r#"
+listeners: []
+pollers:
+  anthropic:
+    admin_key: {env: SET}
+    usage_interval_secs: 5
+    monthly_spend_usd: -3
+  aws:
+    - name: prod
+      project: "1234"
+      regions: [us-east-1, US East]
+  google:
+    - {name: ads, project: "a b", usage_interval_secs: 10}
+  limits: {url: poller:9429}
+quotas:
+  - {surface: bedrok, project: "1", region: r, model: m, limiter: tokens, per_minute: 1}
+  - {surface: vertex, project: "1", region: r, model: m, limiter: tokens, per_minute: 0}
+counting: {share: 1.5}
+"#;
+    insta::assert_snapshot!(complaint(text));
+    assert!(complaint("listeners: []\n").contains("no listeners and no pollers"));
+}
+
+#[test]
+fn signing_anew_is_refused_where_it_would_widen_access_unasked() {
+    let route = |bind: &str, upstream: &str, more: &str| {
+        format!(
+            "listeners:\n- bind: {bind}\n  routes:\n  - {{name: b, upstream: '{upstream}', resign: {{region: us-east-1{more}}}}}\n"
+        )
+    };
+    let aws = "https://bedrock-runtime.us-east-1.amazonaws.com";
+    assert_eq!(parse(&route("127.0.0.1:1", aws, "")).is_ok(), cfg!(feature = "aws"));
+    assert!(complaint(&route("0.0.0.0:1", aws, "")).contains("with the sidecar's own credentials"));
+    assert_eq!(parse(&route("0.0.0.0:1", aws, ", any_caller: true")).is_ok(), cfg!(feature = "aws"));
+    assert!(complaint(&route("127.0.0.1:1", "http://aws.example", "")).contains("in the clear"));
+}

@@ -117,6 +117,26 @@ pub(super) struct Route {
     /// Speak HTTP/2 to this upstream. Further connections are opened at its stream limit.
     #[serde(default)]
     pub(super) http2: bool,
+    /// Sign requests to AWS anew, with this sidecar's own credentials: a caller's signature covers the host, which
+    /// the hop changes. Whoever reaches the listener then calls AWS as the sidecar.
+    #[serde(default)]
+    pub(super) resign: Option<Resign>,
+}
+
+/// How requests to AWS are signed anew.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Resign {
+    /// The region that is signed for.
+    #[schemars(with = "String")]
+    pub(super) region: Spanned<String>,
+    /// The service that is signed for: `bedrock` by default, `bedrock-mantle` for that endpoint.
+    #[serde(default)]
+    pub(super) service: Option<String>,
+    /// Needed where the listener is reached by others than this machine's own processes, and shows no client
+    /// certificate: then all of them call AWS as the sidecar.
+    #[serde(default)]
+    pub(super) any_caller: bool,
 }
 
 /// One owner of limits.

@@ -1,5 +1,5 @@
 //! End to end: the sidecar with the real Prometheus, Alertmanager, LiteLLM, Envoy, Portkey, Claude
-//! Code and SDKs.
+//! Code and SDKs, those of Bedrock and Vertex AI too.
 //!
 //! `scripts/e2e-deps.sh` installs what these need; a missing program fails the test and says so.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::too_many_lines)]
@@ -9,6 +9,8 @@ mod support;
 
 mod alerting;
 mod clients;
+#[cfg(all(feature = "aws", feature = "google"))]
+mod clouds;
 mod dashboards;
 mod gateways;
 mod programs;

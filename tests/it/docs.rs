@@ -28,6 +28,24 @@ fn the_example_configuration_is_valid() {
     assert_eq!(config.owners.iter().count(), 2);
 }
 
+/// Every configuration that a page shows is one that holds.
+#[test]
+fn the_configurations_on_the_pages_are_valid() {
+    let page = include_str!("../../docs/clouds.md");
+    let secrets = tempfile::tempdir().unwrap();
+    let key = secrets.path().join("key");
+    std::fs::write(&key, "sk-ant-admin01-test").unwrap();
+    let blocks: Vec<&str> =
+        page.split("```yaml\n").skip(1).map(|block| block.split("\n```").next().unwrap()).collect();
+    assert_eq!(blocks.len(), 5);
+    for block in blocks {
+        let text = block.replace("/var/run/secrets/anthropic-admin/key", key.to_str().unwrap());
+        if let Err(invalid) = Config::parse(&text, &|_| None) {
+            panic!("{invalid}\n{block}");
+        }
+    }
+}
+
 #[test]
 fn the_readme_keeps_exactly_two_set_up_commands() {
     let readme = include_str!("../../README.md");

@@ -43,8 +43,10 @@ pub struct State {
     /// Tokens a minute that the model takes; refused when they are used up.
     pub tokens_per_minute: Option<u64>,
     pub tokens_used: u64,
-    /// The heads of calls to the model.
-    pub seen: Vec<http::request::Parts>,
+    /// Calls to the model: head and body.
+    pub seen: Vec<(http::request::Parts, Bytes)>,
+    /// Streams are refused inside a success.
+    pub refuse_in_stream: bool,
 }
 
 #[derive(Clone)]
@@ -184,34 +186,101 @@ impl State {
         rpc(&json!({"MetricDataResults": results, "Messages": []}))
     }
 
-    /// `InvokeModel`, or a refusal past the quota: what was used is input and five times the output.
-    fn invoke(&mut self, head: &http::request::Parts, body: &[u8]) -> Response<Full<Bytes>> {
-        self.seen.push(head.clone());
+    /// A call to the model, or its refusal past the quota: what was used is input and five times the output.
+    fn invoke(&mut self, head: &http::request::Parts, body: &Bytes) -> Response<Full<Bytes>> {
+        self.seen.push((head.clone(), body.clone()));
         let asked: Value = serde_json::from_slice(body).unwrap_or_default();
-        let (input, output) = (body.len() as u64 / 4, 20_u64.min(asked["max_tokens"].as_u64().unwrap_or(20)));
-        let reserved = input + asked["max_tokens"].as_u64().unwrap_or(0);
-        if self.tokens_per_minute.is_some_and(|limit| self.tokens_used + reserved > limit) {
-            let body = r#"{"message":"Too many tokens, please wait before trying again."}"#;
-            let mut refused = ok("application/json", body.into());
-            *refused.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
-            let kind = "ThrottlingException:http://internal.amazon.com/coral/com.amazon.bedrock/";
-            refused.headers_mut().insert("x-amzn-errortype", kind.parse().unwrap());
-            refused
-                .headers_mut()
-                .insert("x-amzn-requestid", "3d9e7b1a-0000-4000-8000-000000000001".parse().unwrap());
-            return refused;
+        let most = asked["max_tokens"].as_u64().or_else(|| asked["inferenceConfig"]["maxTokens"].as_u64());
+        let (input, most) = (body.len() as u64 / 4, most.unwrap_or(20));
+        let output = most.min(20);
+        let refused = self.tokens_per_minute.is_some_and(|limit| self.tokens_used + input + most > limit);
+        let streams = head.uri.path().ends_with("-stream");
+        if refused && !(streams && self.refuse_in_stream) {
+            return throttled();
         }
-        self.tokens_used += input + 5 * output;
-        let answer = json!({"id": "msg_1", "type": "message", "role": "assistant", "model": "claude",
-            "content": [{"type": "text", "text": "Hello"}], "stop_reason": "end_turn", "stop_sequence": null,
-            "usage": {"input_tokens": input, "output_tokens": output}});
-        let mut answer = ok("application/json", answer.to_string().into_bytes());
-        for (name, value) in [("input", input), ("output", output)] {
-            let name = format!("x-amzn-bedrock-{name}-token-count");
-            answer.headers_mut().insert(http::HeaderName::try_from(name).unwrap(), value.into());
+        if !refused {
+            self.tokens_used += input + 5 * output;
         }
-        answer
+        match head.uri.path().rsplit('/').next().unwrap() {
+            "converse" => {
+                let answer = json!({"output": {"message": {"role": "assistant", "content": [{"text": "Hello"}]}},
+                    "stopReason": "end_turn", "metrics": {"latencyMs": 5},
+                    "usage": {"inputTokens": input, "outputTokens": output, "totalTokens": input + output}});
+                ok("application/json", answer.to_string().into_bytes())
+            }
+            "converse-stream" => converse_events(input, output, refused),
+            "invoke-with-response-stream" => chunks(input, output, refused),
+            _ => {
+                let answer = json!({"id": "msg_1", "type": "message", "role": "assistant", "model": "claude",
+                    "content": [{"type": "text", "text": "Hello"}], "stop_reason": "end_turn", "stop_sequence": null,
+                    "usage": {"input_tokens": input, "output_tokens": output}});
+                ok("application/json", answer.to_string().into_bytes())
+            }
+        }
     }
+}
+
+fn throttled() -> Response<Full<Bytes>> {
+    let body = r#"{"message":"Too many tokens, please wait before trying again."}"#;
+    let mut refused = ok("application/json", body.into());
+    *refused.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
+    let kind = "ThrottlingException:http://internal.amazon.com/coral/com.amazon.bedrock/";
+    refused.headers_mut().insert("x-amzn-errortype", kind.parse().unwrap());
+    refused.headers_mut().insert("x-amzn-requestid", "3d9e7b1a-0000-4000-8000-000000000001".parse().unwrap());
+    refused
+}
+
+/// One frame of an event stream.
+fn frame(out: &mut Vec<u8>, kind: &'static str, name: &'static str, payload: &Value) {
+    use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
+    let text = |value: &'static str| HeaderValue::String(value.into());
+    let named = if kind == "exception" { ":exception-type" } else { ":event-type" };
+    let message = Message::new(payload.to_string().into_bytes())
+        .add_header(Header::new(":message-type", text(kind)))
+        .add_header(Header::new(named, text(name)))
+        .add_header(Header::new(":content-type", text("application/json")));
+    aws_smithy_eventstream::frame::write_message_to(&message, out).unwrap();
+}
+
+const THROTTLED: &str = "Too many tokens, please wait before trying again.";
+
+fn converse_events(input: u64, output: u64, refused: bool) -> Response<Full<Bytes>> {
+    let mut out = Vec::new();
+    frame(&mut out, "event", "messageStart", &json!({"role": "assistant"}));
+    if refused {
+        frame(&mut out, "exception", "throttlingException", &json!({"message": THROTTLED}));
+        return ok("application/vnd.amazon.eventstream", out);
+    }
+    let delta = json!({"contentBlockIndex": 0, "delta": {"text": "Hello"}});
+    frame(&mut out, "event", "contentBlockDelta", &delta);
+    frame(&mut out, "event", "messageStop", &json!({"stopReason": "end_turn"}));
+    let usage = json!({"inputTokens": input, "outputTokens": output, "totalTokens": input + output});
+    frame(&mut out, "event", "metadata", &json!({"usage": usage, "metrics": {"latencyMs": 5}}));
+    ok("application/vnd.amazon.eventstream", out)
+}
+
+fn chunks(input: u64, output: u64, refused: bool) -> Response<Full<Bytes>> {
+    use base64::Engine;
+    let mut out = Vec::new();
+    if refused {
+        frame(&mut out, "exception", "throttlingException", &json!({"message": THROTTLED}));
+        return ok("application/vnd.amazon.eventstream", out);
+    }
+    let message = json!({"id": "msg_1", "type": "message", "role": "assistant", "model": "claude", "content": [],
+        "stop_reason": null, "stop_sequence": null, "usage": {"input_tokens": input, "output_tokens": 1}});
+    for event in [
+        json!({"type": "message_start", "message": message}),
+        json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}),
+        json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello"}}),
+        json!({"type": "content_block_stop", "index": 0}),
+        json!({"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": null}, "usage": {"output_tokens": output}}),
+        json!({"type": "message_stop", "amazon-bedrock-invocationMetrics": {"inputTokenCount": input,
+            "outputTokenCount": output, "invocationLatency": 5, "firstByteLatency": 3}}),
+    ] {
+        let bytes = base64::engine::general_purpose::STANDARD.encode(event.to_string());
+        frame(&mut out, "event", "chunk", &json!({"bytes": bytes}));
+    }
+    ok("application/vnd.amazon.eventstream", out)
 }
 
 fn ok(kind: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {

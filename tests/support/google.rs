@@ -124,3 +124,70 @@ fn answer(body: &Value) -> Response<Full<Bytes>> {
     response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
     response
 }
+
+/// Vertex AI itself: answers, streams, and refuses past a quota of input tokens.
+#[derive(Clone)]
+pub struct Vertex {
+    pub address: SocketAddr,
+    pub used: Arc<Mutex<u64>>,
+    pub seen: Arc<Mutex<Vec<(http::request::Parts, Bytes)>>>,
+    limit: u64,
+}
+
+impl Vertex {
+    /// One that takes so many input tokens.
+    pub async fn start(limit: u64) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let vertex = Self {
+            address: listener.local_addr().unwrap(),
+            used: Arc::default(),
+            seen: Arc::default(),
+            limit,
+        };
+        let shared = vertex.clone();
+        serve_http1(listener, move |request| {
+            let vertex = shared.clone();
+            async move { vertex.answer(request).await }
+        });
+        vertex
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let body = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
+        let input = body.len() as u64 / 4;
+        self.seen.lock().unwrap().push((head.clone(), body));
+        let mut used = self.used.lock().unwrap();
+        if *used + input > self.limit {
+            let message = "Quota exceeded for aiplatform.googleapis.com/global_online_prediction_input_tokens_per_minute_per_base_model with base model: anthropic-claude-opus. Please submit a quota increase request. https://cloud.google.com/vertex-ai/docs/generative-ai/quotas-genai.";
+            let mut refused =
+                answer(&json!({"error": {"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED"}}));
+            *refused.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
+            return refused;
+        }
+        *used += input;
+        let message = |content: Value| {
+            json!({"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-opus-4-8",
+            "content": content, "stop_reason": "end_turn", "stop_sequence": null,
+            "usage": {"input_tokens": input, "output_tokens": 6}})
+        };
+        if head.uri.path().ends_with(":rawPredict") {
+            return answer(&message(json!([{"type": "text", "text": "Hello"}])));
+        }
+        let events = [
+            json!({"type": "message_start", "message": message(json!([]))}),
+            json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}),
+            json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello"}}),
+            json!({"type": "content_block_stop", "index": 0}),
+            json!({"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": null}, "usage": {"output_tokens": 6}}),
+            json!({"type": "message_stop"}),
+        ];
+        let text: String = events
+            .iter()
+            .map(|event| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap()))
+            .collect();
+        let mut response = Response::new(Full::from(text));
+        response.headers_mut().insert("content-type", http::HeaderValue::from_static("text/event-stream"));
+        response
+    }
+}

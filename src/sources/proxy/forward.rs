@@ -6,6 +6,8 @@
 //! answer off, as it would without the hop. HTTP/1.1 and HTTP/2 meet in either direction.
 
 use super::hop::{end_to_end, join_cookies, set_host, without};
+#[cfg(feature = "aws")]
+use super::resign;
 use super::tap::{CallTap, Meter, RequestTap};
 use super::tunnel;
 use super::upstream::{Permit, Upstream, UpstreamError};
@@ -17,6 +19,8 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
+#[cfg(feature = "aws")]
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use std::pin::Pin;
@@ -34,6 +38,9 @@ pub(super) struct Target {
     pub(super) host: HeaderValue,
     /// Its calls in flight.
     pub(super) in_flight: Arc<InFlight>,
+    /// Signs its requests anew.
+    #[cfg(feature = "aws")]
+    pub(super) signer: Option<Arc<resign::Signer>>,
 }
 
 /// The routes of one listener, longest prefix first.
@@ -79,7 +86,15 @@ impl Forwarder {
                 head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
         }
-        let body = RequestBody { inner: body, tap: tap.request() };
+        let body = RequestBody::Passing { inner: body, tap: tap.request() };
+        #[cfg(feature = "aws")]
+        let body = match self.resigned(target, &mut head, body, &tap).await {
+            Ok(body) => body,
+            Err((outcome, status, text)) => {
+                tap.finish(outcome);
+                return own_answer(status, &text);
+            }
+        };
         match target.upstream.send(Request::from_parts(head, body)).await {
             Ok((response, permit)) => answer(response, permit, tap, wanted),
             Err(_) if tap.request().is_broken() => {
@@ -98,6 +113,46 @@ impl Forwarder {
                     StatusCode::BAD_GATEWAY,
                     &format!("The upstream of route \"{}\" {what}.", target.route.name),
                 )
+            }
+        }
+    }
+}
+
+/// Why a request was not signed: how the call ended, and what its caller is told.
+#[cfg(feature = "aws")]
+type Unsigned = (Outcome, StatusCode, String);
+
+#[cfg(feature = "aws")]
+impl Forwarder {
+    /// Signs a request anew where its route says so; others pass as they are.
+    async fn resigned(
+        &self,
+        target: &Target,
+        head: &mut http::request::Parts,
+        body: RequestBody,
+        tap: &CallTap,
+    ) -> Result<RequestBody, Unsigned> {
+        let Some(signer) = &target.signer else { return Ok(body) };
+        let whole = match Limited::new(body, resign::MAX_BODY).collect().await {
+            Ok(whole) => whole.to_bytes(),
+            Err(_) if tap.request().is_broken() => {
+                let text = "The request broke off.".to_owned();
+                return Err((Outcome::ClientGone, StatusCode::BAD_REQUEST, text));
+            }
+            Err(_) => {
+                let text = format!("A request that is signed anew holds at most {} bytes.", resign::MAX_BODY);
+                return Err((Outcome::ClientGone, StatusCode::PAYLOAD_TOO_LARGE, text));
+            }
+        };
+        // It is whole now, so its length is known, whatever the caller said.
+        head.headers = without(std::mem::take(&mut head.headers), &[header::TRANSFER_ENCODING]);
+        head.headers.insert(header::CONTENT_LENGTH, whole.len().into());
+        match signer.sign(head, &target.host, &whole, &self.meter.clock).await {
+            Ok(()) => Ok(RequestBody::Signed { inner: Full::from(whole) }),
+            Err(error) => {
+                tracing::warn!(route = %target.route.name, "a request could not be signed: {error}");
+                let text = format!("The request could not be signed for AWS: {error}.");
+                Err((Outcome::UpstreamBroken, StatusCode::BAD_GATEWAY, text))
             }
         }
     }
@@ -178,10 +233,19 @@ fn own_answer(status: StatusCode, message: &str) -> Response<AnswerBody> {
 
 pin_project! {
     /// A request's body on its way up.
-    pub(super) struct RequestBody {
-        #[pin]
-        inner: Incoming,
-        tap: Arc<RequestTap>,
+    #[project = RequestBodyProjection]
+    pub(super) enum RequestBody {
+        /// The caller's, as it comes.
+        Passing {
+            #[pin]
+            inner: Incoming,
+            tap: Arc<RequestTap>,
+        },
+        /// The caller's, whole: it is signed.
+        Signed {
+            #[pin]
+            inner: Full<Bytes>,
+        },
     }
 }
 
@@ -193,30 +257,41 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut this = self.project();
-        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        let (mut inner, tap) = match self.project() {
+            RequestBodyProjection::Passing { inner, tap } => (inner, tap),
+            RequestBodyProjection::Signed { inner } => {
+                return inner.poll_frame(cx).map_err(|never| match never {});
+            }
+        };
+        let frame = ready!(inner.as_mut().poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(bytes) = frame.data_ref() {
-                    this.tap.feed(bytes);
+                    tap.feed(bytes);
                 }
                 // With a content-length nobody asks for more once the last byte is there.
-                if this.inner.is_end_stream() {
-                    this.tap.passed();
+                if inner.is_end_stream() {
+                    tap.passed();
                 }
             }
-            Some(Err(_)) => this.tap.broke_off(),
-            None => this.tap.passed(),
+            Some(Err(_)) => tap.broke_off(),
+            None => tap.passed(),
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match self {
+            Self::Passing { inner, .. } => inner.is_end_stream(),
+            Self::Signed { inner } => inner.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match self {
+            Self::Passing { inner, .. } => inner.size_hint(),
+            Self::Signed { inner } => inner.size_hint(),
+        }
     }
 }
 
@@ -304,6 +379,7 @@ mod tests {
             ca_file: None,
             client_cert_file: None,
             http2: false,
+            resign: None,
         }
     }
 

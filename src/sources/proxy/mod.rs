@@ -11,6 +11,8 @@ mod forward;
 mod frames;
 pub mod hop;
 pub mod identify;
+#[cfg(feature = "aws")]
+mod resign;
 pub mod scan;
 pub mod tap;
 mod tls;
@@ -131,7 +133,18 @@ fn target(route: &Route, meter: &Arc<Meter>, old: Option<&Forwarder>) -> Result<
         Some(kept) if route.ca_file.is_none() && route.client_cert_file.is_none() => kept.upstream.clone(),
         _ => Upstream::new(route)?,
     };
-    Ok(Target { route: Arc::new(route.clone()), upstream, host, in_flight: meter.ledger.route(&route.name) })
+    Ok(Target {
+        route: Arc::new(route.clone()),
+        upstream,
+        host,
+        in_flight: meter.ledger.route(&route.name),
+        #[cfg(feature = "aws")]
+        signer: match kept.and_then(|kept| kept.signer.clone()) {
+            // Its credentials are kept with it.
+            Some(signer) => Some(signer),
+            None => route.resign.as_ref().map(|resign| Arc::new(resign::Signer::new(resign))),
+        },
+    })
 }
 
 /// A hop that is listening.
