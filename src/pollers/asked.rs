@@ -171,3 +171,15 @@ async fn hand_on(mut known: Known, shown: Option<watch::Sender<State<Told>>>, to
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_pollers_nothing_is_made_and_nothing_asked() {
+        let stats = Stats::default();
+        let all = all(&Pollers::default(), &stats, &Clock::system()).await.unwrap();
+        assert!(all.is_empty() && stats.sources.all().is_empty());
+    }
+}

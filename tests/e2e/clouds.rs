@@ -319,7 +319,6 @@ async fn three_sidecars_and_one_quota(cloud: Cloud) {
     }
     assert!(told < first_429, "told at {told}, refused at {first_429}");
     assert!(first_429.is_finite(), "the quota did run out");
-    eprintln!("{}: told {:.1} s before the first 429", cloud.client, first_429 - told);
     let verdict = format!("plimsoll_verdict=\"{}\"", cloud.verdict);
     wait_for("the verdict", async || {
         let mut rejected = 0.0;
