@@ -18,6 +18,7 @@ use crate::exporters::catalogue::Facts;
 use crate::exporters::{alertmanager, calls, genai, otlp, record, spans};
 use crate::ledger::Ledger;
 use crate::observation::{Observation, Quotas};
+use crate::owner::Names;
 use crate::pollers::asked;
 use crate::pollers::runner::{self, Schedule};
 use crate::pollers::status_page::{self, StatusPage};
@@ -113,6 +114,7 @@ pub struct Running {
     desk: Desk,
     status: Option<JoinHandle<()>>,
     pollers: Vec<JoinHandle<()>>,
+    names: Names,
     shared: Shared,
     rules: watch::Sender<Rules>,
     pushers: Pushers,
@@ -172,7 +174,9 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
     });
     let (otlp, facts) = exports(&config, seams.env, &published, &stats)?;
     let pushers = pushers(&config, &published, &stats, &clock)?;
-    let pollers = pollers(&config, &shared, &stats, &clock).await?;
+    let names = Names::default();
+    config.owners.share(&names);
+    let pollers = pollers(&config, &shared, &stats, &clock, &names, &rules).await?;
     let (desk, status) = desk(&config, &published, &facts, &clock)?;
     let mut listeners = listeners(&config, otlp.as_ref(), facts.genai.clone());
     listeners.extend(seams.record.map(|recording| recorder(recording, &config, &stats)).transpose()?);
@@ -186,6 +190,7 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
         desk,
         status,
         pollers,
+        names,
         shared,
         rules,
         published,
@@ -302,16 +307,26 @@ async fn pollers(
     shared: &Shared,
     stats: &Stats,
     clock: &Clock,
+    names: &Names,
+    rules: &watch::Sender<Rules>,
 ) -> Result<Vec<JoinHandle<()>>, AppError> {
+    let (names, rules) = (names.clone(), rules.clone());
+    let named = move |told: &Quotas| {
+        // Who owns what may be another now: the engine looks again.
+        if !told.workspaces.is_empty() && names.replace(&told.workspaces) {
+            rules.send_modify(|_| {});
+        }
+    };
     let all = asked::all(&config.pollers, stats, clock).await.map_err(AppError::Poller)?;
     tell_configured(config, shared, clock).await;
-    Ok(asked::spawn(all, stats, clock, &shared.observations))
+    Ok(asked::spawn(all, stats, clock, &shared.observations, &named))
 }
 
 /// Limits that the configuration states go the way of those that are polled.
 async fn tell_configured(config: &Config, shared: &Shared, clock: &Clock) {
     let (source, rows) = ("config".into(), config.quotas.clone());
-    let told = Arc::new(Quotas { source, at: clock.now(), rows, aliases: Vec::new() });
+    let told =
+        Arc::new(Quotas { source, at: clock.now(), rows, aliases: Vec::new(), workspaces: Vec::new() });
     if shared.observations.send(Observation::Quotas(told)).await.is_err() {
         tracing::error!("the engine is gone");
     }
@@ -467,6 +482,7 @@ impl Running {
     }
 
     async fn try_reload(&mut self, config: &Config) -> Result<(), AppError> {
+        config.owners.share(&self.names);
         let pushers = pushers(config, &self.published, &self.stats, &self.clock)?;
         let meter = meter(config, &self.shared, &self.stats, &self.clock);
         match hops(config, &meter, std::mem::take(&mut self.hops)).await {

@@ -493,6 +493,8 @@ pub struct Quotas {
     pub rows: Vec<Quota>,
     /// Names of models.
     pub aliases: Vec<Alias>,
+    /// Names of workspaces, by id.
+    pub workspaces: Vec<(Arc<str>, Arc<str>)>,
 }
 
 /// What a source hands on.

@@ -6,6 +6,7 @@ use crate::limit::{Amount, Limiter, Timestamp, Window};
 use crate::observation::{Account, Alias, Quota, Quotas};
 use crate::route::{ModelGroup, Surface};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The source of what came from here; it is not handed on again.
@@ -32,6 +33,9 @@ pub struct Source {
     /// Its names of models.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<Name>,
+    /// Names of workspaces, by id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub workspaces: BTreeMap<String, String>,
 }
 
 /// One limit.
@@ -74,7 +78,10 @@ impl Document {
             };
             let models: Vec<Name> = told.aliases.iter().map(name).collect();
             let known = !limits.is_empty() || !models.is_empty();
-            known.then(|| Source { name: told.source.to_string(), at: told.at.secs_f64(), limits, models })
+            let workspaces =
+                told.workspaces.iter().map(|(id, name)| (id.to_string(), name.to_string())).collect();
+            let (name, at) = (told.source.to_string(), told.at.secs_f64());
+            known.then_some(Source { name, at, limits, models, workspaces })
         };
         let own = told.iter().filter(|told| &*told.source != SOURCE);
         Self { version: 1, sources: own.filter_map(source).collect() }
@@ -82,7 +89,7 @@ impl Document {
 
     /// As what a poll told. What cannot be read is counted, the rest goes on. As old as the oldest of it.
     pub fn quotas(&self, now: Timestamp) -> (Quotas, u64) {
-        let (mut rows, mut aliases, mut unread) = (Vec::new(), Vec::new(), 0);
+        let (mut rows, mut aliases, mut workspaces, mut unread) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let mut at = now;
         for source in &self.sources {
             at = at.min(Timestamp::from_secs_f64(source.at));
@@ -92,6 +99,8 @@ impl Document {
                     None => unread += 1,
                 }
             }
+            let named = source.workspaces.iter();
+            workspaces.extend(named.map(|(id, name)| (id.as_str().into(), name.as_str().into())));
             for Name { surface, name, group } in &source.models {
                 match Surface::named(surface) {
                     Some(surface) => aliases.push(Alias {
@@ -103,7 +112,7 @@ impl Document {
                 }
             }
         }
-        (Quotas { source: SOURCE.into(), at, rows, aliases }, unread)
+        (Quotas { source: SOURCE.into(), at, rows, aliases, workspaces }, unread)
     }
 }
 
@@ -172,7 +181,8 @@ mod tests {
         let money = Quota { limiter: Limiter::SPEND, ..quota.clone() };
         let told = |source: &str| {
             let rows = vec![quota.clone(), money.clone()];
-            Arc::new(Quotas { source: source.into(), at, rows, aliases: vec![alias.clone()] })
+            let workspaces = vec![("wrkspc_1".into(), "Search".into())];
+            Arc::new(Quotas { source: source.into(), at, rows, aliases: vec![alias.clone()], workspaces })
         };
         let json = serde_json::to_string(&Document::of(&[told("bedrock_limits"), told(SOURCE)])).unwrap();
         let mut read: Document = serde_json::from_str(&json).unwrap();

@@ -175,7 +175,7 @@ pub(super) struct Owner {
 pub(super) struct OwnerMatch {
     /// Anthropic organisation ids.
     pub(super) organizations: Vec<String>,
-    /// Anthropic workspace ids.
+    /// Anthropic workspace ids, or their names, where `pollers.anthropic` or another poller's limits tell them.
     pub(super) workspaces: Vec<String>,
     /// AWS account ids and Google Cloud projects.
     pub(super) projects: Vec<String>,

@@ -6,5 +6,5 @@ mod resolve;
 pub mod rules;
 mod verdict;
 
-pub use resolve::{OwnerRule, Owners, Pattern};
+pub use resolve::{Names, OwnerRule, Owners, Pattern};
 pub use verdict::{Class, Confidence, Evidence, Rule, Rung, Verdict, judge, surface_of};

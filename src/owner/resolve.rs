@@ -7,6 +7,9 @@
 use crate::limit::Knobs;
 use crate::observation::Account;
 use crate::route::{Owner, OwnerId, OwnerKind, RouteName};
+use arc_swap::ArcSwap;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 /// A name or a pattern with `*` for any run of characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,32 +82,71 @@ impl OwnerRule {
         }
     }
 
-    fn matches(&self, kind: OwnerKind, account: &Account, route: Option<&RouteName>) -> bool {
+    /// `name` is the workspace's, where an API has told it.
+    fn matches(
+        &self,
+        kind: OwnerKind,
+        account: &Account,
+        name: Option<&str>,
+        route: Option<&RouteName>,
+    ) -> bool {
         let any = |patterns: &[Pattern], text: Option<&str>| {
             patterns.is_empty() || text.is_some_and(|text| patterns.iter().any(|p| p.matches(text)))
         };
         (self.kinds.is_empty() || self.kinds.contains(&kind))
             && any(&self.organizations, account.organization.as_deref())
-            && any(&self.workspaces, account.workspace.as_deref())
+            && (any(&self.workspaces, account.workspace.as_deref())
+                || name.is_some() && any(&self.workspaces, name))
             && any(&self.projects, account.project.as_deref())
             && any(&self.regions, account.region.as_deref())
             && any(&self.routes, route.map(RouteName::as_str))
     }
 }
 
+/// Names of workspaces by their ids, as the Admin API tells them. Answers show the id alone, and people write
+/// the name into a configuration; so everything that resolves owners shares one such table. Clones are the same table.
+#[derive(Clone, Debug, Default)]
+pub struct Names(Arc<ArcSwap<BTreeMap<Arc<str>, Arc<str>>>>);
+
+impl Names {
+    /// Puts these in place of those before. True if they differ.
+    pub fn replace(&self, names: &[(Arc<str>, Arc<str>)]) -> bool {
+        let names: BTreeMap<Arc<str>, Arc<str>> = names.iter().cloned().collect();
+        let before = self.0.swap(Arc::new(names.clone()));
+        *before != names
+    }
+
+    fn of(&self, account: &Account) -> Option<Arc<str>> {
+        let id = account.workspace.as_ref()?;
+        self.0.load().get(id).cloned()
+    }
+}
+
 /// The configured owners, in order.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Owners(Vec<OwnerRule>);
+#[derive(Clone, Debug, Default)]
+pub struct Owners {
+    rules: Vec<OwnerRule>,
+    names: OnceLock<Names>,
+}
 
 impl Owners {
     /// Owners in the order in which they are tried.
     pub fn new(rules: Vec<OwnerRule>) -> Self {
-        Self(rules)
+        Self { rules, names: OnceLock::new() }
+    }
+
+    /// From now on names of workspaces are looked up here. The first word holds.
+    pub fn share(&self, names: &Names) {
+        self.names.get_or_init(|| names.clone());
+    }
+
+    fn name(&self, account: &Account) -> Option<Arc<str>> {
+        self.names.get()?.of(account)
     }
 
     /// Every configured owner.
     pub fn iter(&self) -> impl Iterator<Item = &OwnerRule> {
-        self.0.iter()
+        self.rules.iter()
     }
 
     /// The owner of limits of `kind` for this account on this route.
@@ -119,7 +161,9 @@ impl Owners {
     }
 
     fn find(&self, kind: OwnerKind, account: &Account, route: Option<&RouteName>) -> Owner {
-        let id = self.0.iter().find(|rule| rule.matches(kind, account, route)).map(|rule| rule.id.clone());
+        let name = self.name(account);
+        let named = |rule: &&OwnerRule| rule.matches(kind, account, name.as_deref(), route);
+        let id = self.rules.iter().find(named).map(|rule| rule.id.clone());
         Owner { id: id.unwrap_or_else(OwnerId::unnamed), kind }
     }
 
@@ -133,7 +177,10 @@ impl Owners {
         account: &Account,
         route: &RouteName,
     ) -> Owner {
-        let own = self.0.iter().find(|r| r.kinds.contains(&kind) && r.matches(kind, account, Some(route)));
+        let name = self.name(account);
+        let own = self.rules.iter().find(|rule| {
+            rule.kinds.contains(&kind) && rule.matches(kind, account, name.as_deref(), Some(route))
+        });
         match own {
             Some(rule) => Owner { id: rule.id.clone(), kind },
             None => Owner { id: self.resolve(home, account, route).id, kind },
@@ -147,7 +194,7 @@ impl Owners {
 
     /// The configured owner of this name.
     pub fn get(&self, id: &OwnerId) -> Option<&OwnerRule> {
-        self.0.iter().find(|rule| rule.id == *id)
+        self.rules.iter().find(|rule| rule.id == *id)
     }
 }
 
@@ -188,6 +235,19 @@ mod tests {
             owners.resolve(kind, &Account::default(), &api).id.is_unnamed(),
             "an unseen workspace matches nothing"
         );
+    }
+
+    #[test]
+    fn a_workspace_is_found_by_the_name_that_an_api_told() {
+        let rule = OwnerRule { workspaces: vec![Pattern::new("Search*")], ..OwnerRule::named("search") };
+        let (owners, names) = (Owners::new(vec![rule]), Names::default());
+        owners.share(&names);
+        let account = Account { workspace: Some("wrkspc_1".into()), ..Account::default() };
+        let found = || owners.resolve_account(OwnerKind::AnthropicWorkspace, &account).id;
+        assert!(found().is_unnamed());
+        assert!(names.replace(&[("wrkspc_1".into(), "Search (prod)".into())]));
+        assert_eq!(found().as_str(), "search");
+        assert!(!names.replace(&[("wrkspc_1".into(), "Search (prod)".into())]), "nothing new");
     }
 
     #[test]

@@ -24,6 +24,9 @@ use tokio::sync::watch;
 const MOST_PAGES: usize = 50;
 /// Most workspaces whose own limits are asked for.
 const MOST_WORKSPACES: usize = 200;
+/// Most names of workspaces, and their longest.
+const MOST_NAMES: usize = 2_000;
+const MOST_NAME: usize = 200;
 /// Whole days whose mean is the pace of spending.
 const PACE_DAYS: i64 = 7;
 
@@ -102,8 +105,9 @@ impl Api {
         Ok(self.organization.insert(me.id.into()).clone())
     }
 
-    fn quotas(&self, source: &str, rows: Vec<Quota>, aliases: Vec<Alias>) -> Arc<Quotas> {
-        Arc::new(Quotas { source: source.into(), at: self.clock.now(), rows, aliases })
+    fn quotas(&self, source: &str, rows: Vec<Quota>) -> Quotas {
+        let (source, at) = (source.into(), self.clock.now());
+        Quotas { source, at, rows, aliases: Vec::new(), workspaces: Vec::new() }
     }
 }
 
@@ -140,6 +144,8 @@ struct Limit {
 struct Workspace {
     id: String,
     #[serde(default)]
+    name: String,
+    #[serde(default)]
     archived_at: Option<String>,
 }
 
@@ -153,6 +159,10 @@ impl Poll for Limits {
         let account = Account { organization: Some(organization.clone()), ..Account::default() };
         let mut rows = self.rows(&groups, &account, &names);
         let workspaces: Vec<Workspace> = self.api.all("workspaces?limit=100").await?;
+        let name = |one: &Workspace| {
+            (one.id.as_str().into(), one.name.chars().take(MOST_NAME).collect::<String>().into())
+        };
+        let named: Vec<(Arc<str>, Arc<str>)> = workspaces.iter().take(MOST_NAMES).map(name).collect();
         let open = workspaces.into_iter().filter(|workspace| workspace.archived_at.is_none());
         for (nth, workspace) in open.enumerate() {
             if nth >= MOST_WORKSPACES {
@@ -167,7 +177,8 @@ impl Poll for Limits {
         }
         let aliases =
             names.into_iter().map(|(name, group)| Alias { surface: Surface::AnthropicApi, name, group });
-        Ok(self.api.quotas("anthropic_limits", rows, aliases.collect()))
+        let told = self.api.quotas("anthropic_limits", rows);
+        Ok(Arc::new(Quotas { aliases: aliases.collect(), workspaces: named, ..told }))
     }
 }
 
@@ -317,7 +328,7 @@ impl Poll for Usage {
         // An empty minute may be one that is not counted yet: the newest that has something is what is known.
         let newest = minutes.into_iter().rfind(|minute| !minute.results.is_empty());
         let rows = newest.map(|minute| self.rows(&minute, &organization)).transpose()?.unwrap_or_default();
-        Ok(self.api.quotas("anthropic_usage", rows, Vec::new()))
+        Ok(Arc::new(self.api.quotas("anthropic_usage", rows)))
     }
 }
 
@@ -417,7 +428,7 @@ impl Poll for Spend {
         let rows = costs
             .into_iter()
             .map(|(workspace, costs)| self.row(workspace, costs, &organization, &month, now));
-        Ok(self.api.quotas("anthropic_spend", rows.collect(), Vec::new()))
+        Ok(Arc::new(self.api.quotas("anthropic_spend", rows.collect())))
     }
 }
 

@@ -134,12 +134,13 @@ pub async fn all(pollers: &Pollers, stats: &Stats, clock: &Clock) -> Result<Vec<
     Ok(all)
 }
 
-/// Starts all of them; what they learn goes to the engine.
+/// Starts all of them; what they learn goes to the engine, and before that to `named`, which keeps names.
 pub fn spawn(
     all: Vec<Named>,
     stats: &Stats,
     clock: &Clock,
     observations: &mpsc::Sender<Observation>,
+    named: &(impl Fn(&Quotas) + Clone + Send + 'static),
 ) -> Vec<JoinHandle<()>> {
     let start = |one: Named| {
         let parts = Parts {
@@ -149,12 +150,17 @@ pub fn spawn(
             clock: clock.clone(),
         };
         let (known, runner) = runner::spawn(one.asked, parts);
-        [runner, tokio::spawn(hand_on(known, one.shown, observations.clone()))]
+        [runner, tokio::spawn(hand_on(known, one.shown, observations.clone(), named.clone()))]
     };
     all.into_iter().flat_map(start).collect()
 }
 
-async fn hand_on(mut known: Known, shown: Option<watch::Sender<State<Told>>>, to: mpsc::Sender<Observation>) {
+async fn hand_on(
+    mut known: Known,
+    shown: Option<watch::Sender<State<Told>>>,
+    to: mpsc::Sender<Observation>,
+    named: impl Fn(&Quotas),
+) {
     let mut handed = None;
     while known.changed().await.is_ok() {
         let state = known.borrow_and_update().clone();
@@ -165,6 +171,7 @@ async fn hand_on(mut known: Known, shown: Option<watch::Sender<State<Told>>>, to
         // A poll can wait for room in the queue: nothing that passes waits for it.
         if let Some((at, told)) = good.filter(|(at, _)| handed != Some(*at)) {
             handed = Some(at);
+            named(&told);
             if to.send(Observation::Quotas(told)).await.is_err() {
                 return;
             }

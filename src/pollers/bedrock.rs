@@ -114,7 +114,13 @@ impl Place {
     }
 
     fn told(&self, rows: Vec<Quota>, aliases: Vec<Alias>) -> Told {
-        Arc::new(Quotas { source: self.source.clone(), at: self.clock.now(), rows, aliases })
+        Arc::new(Quotas {
+            source: self.source.clone(),
+            at: self.clock.now(),
+            rows,
+            aliases,
+            workspaces: Vec::new(),
+        })
     }
 }
 

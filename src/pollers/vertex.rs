@@ -108,7 +108,13 @@ impl Place {
     }
 
     fn told(&self, rows: Vec<Quota>) -> Told {
-        Arc::new(Quotas { source: self.source.clone(), at: self.clock.now(), rows, aliases: Vec::new() })
+        Arc::new(Quotas {
+            source: self.source.clone(),
+            at: self.clock.now(),
+            rows,
+            aliases: Vec::new(),
+            workspaces: Vec::new(),
+        })
     }
 }
 

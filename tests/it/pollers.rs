@@ -17,7 +17,7 @@ const ALONE: &str = "metrics: {bind: '127.0.0.1:0'}\nadmin: {bind: '127.0.0.1:0'
 
 async fn admin_api(console: &Console, more: &str) -> Sidecar {
     let config = format!(
-        "{ALONE}owners:\n- {{name: search, match: {{workspaces: [wrkspc_search]}}}}\n- {{name: platform, match: {{organizations: ['{ORGANIZATION}']}}}}\n\
+        "{ALONE}owners:\n- {{name: search, match: {{workspaces: ['Search (*']}}}}\n- {{name: platform, match: {{organizations: ['{ORGANIZATION}']}}}}\n\
          pollers:\n  anthropic:\n    admin_key: {{env: ADMIN_KEY}}\n    url: http://{}\n{more}",
         console.address
     );
@@ -505,4 +505,36 @@ async fn vertex() -> std::net::SocketAddr {
         response
     });
     address
+}
+
+/// The two ways in which pods have credentials on EKS, each by the SDK's own chain.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_of_a_pod_are_found() {
+    let aws = Aws::start().await;
+    seed_aws(&aws);
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "a.web.identity").unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bedrock(&aws, "us-east-1", "")).unwrap();
+    for identity in [true, false] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+        command.env_clear().kill_on_drop(true).env("AWS_EC2_METADATA_DISABLED", "true");
+        if identity {
+            command
+                .env("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/poller")
+                .env("AWS_WEB_IDENTITY_TOKEN_FILE", token.path());
+            command
+                .env("AWS_ENDPOINT_URL_STS", format!("http://{}", aws.address))
+                .env("AWS_REGION", "us-east-1");
+        } else {
+            command.env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("http://{}/pod-identity", aws.address));
+        }
+        let command = command.args(["check", "--ask", "--config"]).arg(file.path());
+        let output = tokio::time::timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{identity}: {text} {}", String::from_utf8_lossy(&output.stderr));
+        let keys = aws.state.lock().unwrap().keys.clone();
+        let wanted = if identity { "AKIDWEB" } else { "AKIDPOD" };
+        assert!(keys.last().is_some_and(|key| key == wanted), "{keys:?}");
+    }
 }

@@ -36,6 +36,8 @@ pub struct State {
     pub endless: bool,
     /// How often each operation was called.
     pub calls: BTreeMap<String, usize>,
+    /// The access keys that calls were signed with.
+    pub keys: Vec<String>,
     /// How many metrics were asked for.
     pub metrics_asked: usize,
     /// Largest number of metrics in one request.
@@ -83,6 +85,16 @@ impl Aws {
         if path.starts_with("/model/") {
             return state.invoke(&head, &body);
         }
+        if path == "/pod-identity" {
+            let body = json!({"AccessKeyId": "AKIDPOD", "SecretAccessKey": "s", "Token": "t", "Expiration": "2099-01-01T00:00:00Z"});
+            return ok("application/json", body.to_string().into_bytes());
+        }
+        if body.starts_with(b"Action=AssumeRoleWithWebIdentity") {
+            let text = "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleWithWebIdentityResult>\
+                <Credentials><AccessKeyId>AKIDWEB</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken>\
+                <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>";
+            return ok("text/xml", text.as_bytes().to_vec());
+        }
         let operation = match head.headers.get("x-amz-target") {
             Some(target) => target.to_str().unwrap().rsplit('.').next().unwrap().to_owned(),
             None if path == "/inference-profiles" => "ListInferenceProfiles".to_owned(),
@@ -90,6 +102,8 @@ impl Aws {
         };
         *state.calls.entry(operation.clone()).or_default() += 1;
         let signed = head.headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let key = signed.split("Credential=").nth(1).and_then(|scope| scope.split('/').next());
+        state.keys.extend(key.map(str::to_owned));
         let in_region =
             state.refuse_region.as_ref().is_some_and(|region| signed.contains(&format!("/{region}/")));
         let refused = state.refuse.get(&operation).copied();

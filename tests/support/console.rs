@@ -103,7 +103,7 @@ fn limits(path: &str, endless: bool) -> Value {
 }
 
 fn workspaces(path: &str) -> Value {
-    let workspace = |id: &str, archived: Option<&str>| json!({"id": id, "type": "workspace", "name": id, "archived_at": archived});
+    let workspace = |id: &str, archived: Option<&str>| json!({"id": id, "type": "workspace", "name": id.replace("wrkspc_search", "Search (prod)"), "archived_at": archived});
     match path.contains("after_id=") {
         false => {
             json!({"data": [workspace("wrkspc_search", None)], "has_more": true, "first_id": "a", "last_id": "wrkspc_search"})

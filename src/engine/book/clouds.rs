@@ -84,7 +84,7 @@ fn quota(limiter: Limiter, window: Window, limit: u64) -> Quota {
 }
 
 fn told(rows: Vec<Quota>, aliases: Vec<Alias>) -> Arc<Quotas> {
-    Arc::new(Quotas { source: "bedrock_limits/test".into(), at: T0, rows, aliases })
+    Arc::new(Quotas { source: "bedrock_limits/test".into(), at: T0, rows, aliases, workspaces: Vec::new() })
 }
 
 fn book(share: Option<f64>) -> Book {
@@ -192,6 +192,7 @@ fn spent(cents: u64, daily: f64, secs: f64) -> Arc<Quotas> {
         at: at(secs),
         rows: vec![quota],
         aliases: Vec::new(),
+        workspaces: Vec::new(),
     })
 }
 
