@@ -264,6 +264,8 @@ pub struct Limits {
     pub policy: Option<Arc<str>>,
     /// The server's clock at the response, from its `Date` header.
     pub server_time: Option<Timestamp>,
+    /// Tokens that the head itself tells of (Bedrock's `InvokeModel`, whichever model answers).
+    pub usage: Option<Usage>,
     /// The allow-listed headers of a failure, as they came: for the evidence. Empty for a success.
     pub shown: Vec<(Arc<str>, Arc<str>)>,
     /// Limit headers that could not be read, were repeated with different values or contradicted

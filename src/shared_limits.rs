@@ -88,10 +88,10 @@ impl Document {
     }
 
     /// As what a poll told. What cannot be read is counted, the rest goes on. As old as the oldest of it.
-    pub fn quotas(&self, now: Timestamp) -> (Quotas, u64) {
+    pub fn quotas<'s>(sources: impl Iterator<Item = &'s Source>, now: Timestamp) -> (Quotas, u64) {
         let (mut rows, mut aliases, mut workspaces, mut unread) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let mut at = now;
-        for source in &self.sources {
+        for source in sources {
             at = at.min(Timestamp::from_secs_f64(source.at));
             for row in &source.limits {
                 match quota(row) {
@@ -187,10 +187,10 @@ mod tests {
         let json = serde_json::to_string(&Document::of(&[told("bedrock_limits"), told(SOURCE)])).unwrap();
         let mut read: Document = serde_json::from_str(&json).unwrap();
         read.sources[0].limits[0].window = "fortnight".to_owned();
-        assert_eq!(read.quotas(at).1, 1);
-        let (quotas, unread) = serde_json::from_str::<Document>(&json)
-            .unwrap()
-            .quotas(at.plus(std::time::Duration::from_secs(9)));
+        assert_eq!(Document::quotas(read.sources.iter(), at).1, 1);
+        let read: Document = serde_json::from_str(&json).unwrap();
+        let (quotas, unread) =
+            Document::quotas(read.sources.iter(), at.plus(std::time::Duration::from_secs(9)));
         assert_eq!((quotas.rows, quotas.aliases, unread), (vec![quota], vec![alias], 0));
         assert_eq!(quotas.at, at, "its age is that of the poll, not of the copy");
     }

@@ -98,6 +98,8 @@ pub struct Limits {
 }
 
 const HOUR: Duration = Duration::from_secs(3_600);
+/// Longest time between two looks at the cost.
+const MOST_SPEND: Duration = Duration::from_secs(1_800);
 const ANTHROPIC: &str = "https://api.anthropic.com";
 
 impl Checker<'_> {
@@ -113,7 +115,24 @@ impl Checker<'_> {
             }),
         };
         self.unbuilt(&checked);
+        self.told_apart(&checked);
         checked
+    }
+
+    /// Sources are told apart by name and region.
+    fn told_apart(&mut self, pollers: &Pollers) {
+        let aws = pollers.aws.iter().flat_map(|one| {
+            one.regions.iter().map(move |region| ("pollers.aws", format!("{}/{region}", one.name)))
+        });
+        let google = pollers.google.iter().map(|one| ("pollers.google", one.name.clone()));
+        let mut seen = std::collections::BTreeSet::new();
+        for (path, name) in aws.chain(google) {
+            if !seen.insert((path, name.clone())) {
+                let message =
+                    format!("`{name}` stands there twice; give each entry its own name, each region once");
+                self.problems.push(super::Problem { path: path.to_owned(), at: None, message });
+            }
+        }
     }
 
     /// A poller that this program was built without.
@@ -133,12 +152,17 @@ impl Checker<'_> {
     fn anthropic(&mut self, given: wire::Anthropic) -> Option<Anthropic> {
         const AT: &str = "pollers.anthropic";
         let url = self.base(given.url, &format!("{AT}.url"), ANTHROPIC);
+        let given_spend = given.spend_interval_secs.clone();
         let intervals = [
             (given.limits_interval_secs, "limits_interval_secs", 3_600.0),
             (given.usage_interval_secs, "usage_interval_secs", 60.0),
             (given.spend_interval_secs, "spend_interval_secs", 900.0),
         ]
         .map(|(value, name, default)| self.every(&value, &format!("{AT}.{name}"), default, 60.0));
+        if let Some(long) = given_spend.filter(|_| intervals[2] > MOST_SPEND) {
+            let message = "the fleet's alert on money ends an hour after the last poll; use 1800 or less";
+            self.problem(&long, &format!("{AT}.spend_interval_secs"), message);
+        }
         let cap =
             given.monthly_spend_usd.and_then(|cap| self.cents(&cap, &format!("{AT}.monthly_spend_usd")));
         let mut caps = BTreeMap::new();
@@ -269,7 +293,10 @@ impl Checker<'_> {
             }
             share.value
         });
-        let burndown = given.burndown.iter().map(|(pool, factor)| (Pattern::new(pool), *factor)).collect();
+        // The longer pattern is the nearer one.
+        let mut burndown: Vec<(&String, &u64)> = given.burndown.iter().collect();
+        burndown.sort_by_key(|(pool, _)| std::cmp::Reverse(pool.len()));
+        let burndown = burndown.into_iter().map(|(pool, factor)| (Pattern::new(pool), *factor)).collect();
         LocalRules { share, burndown, reserve_by_burndown: given.reserve_by_burndown }
     }
 

@@ -9,6 +9,7 @@
 use crate::limit::{Amount, Limiter, Window};
 use crate::observation::Usage;
 use crate::route::ModelGroup;
+use http::HeaderValue;
 
 /// Prefixes of inference profiles that stay within a geography.
 const GEOGRAPHIES: [&str; 12] =
@@ -134,12 +135,15 @@ pub fn quota(name: &str) -> Option<Named> {
 }
 
 /// What an output token costs of the quota, by model (AWS, "token burndown", autumn 2026). Others cost 1.
-const BURNDOWN: [(&str, u64); 6] = [
+const BURNDOWN: [(&str, u64); 8] = [
     ("claude-opus-4-8", 15),
     ("claude-sonnet-5", 10),
     ("claude-opus-5", 10),
     ("claude-fable-5", 10),
     ("claude-sonnet-4-8", 15),
+    ("claude-3-7", 5),
+    // Before 3.7 an output token cost one.
+    ("claude-3", 1),
     ("claude", 5),
 ];
 
@@ -166,12 +170,29 @@ pub fn settled(used: &Usage, burndown: u64) -> Amount {
     Amount::new(input.saturating_add(used.output.get().saturating_mul(burndown)))
 }
 
+/// Reads one of `InvokeModel`'s headers, without `x-amzn-bedrock-`: `input-token-count`, `output-token-count`,
+/// `cache-read-input-token-count`, `cache-write-input-token-count`. Not in AWS's API model, and missing for some
+/// vendors' models.
+pub(super) fn count(name: &str, value: &HeaderValue, usage: &mut Option<Usage>) {
+    let Some(kind) = name.strip_suffix("-token-count") else { return };
+    let Some(amount) = value.to_str().ok().and_then(|text| text.trim().parse().ok()) else { return };
+    let used = usage.get_or_insert_default();
+    match kind {
+        "input" => used.input = Amount::new(amount),
+        "output" => used.output = Amount::new(amount),
+        "cache-read-input" => used.cache_read = Amount::new(amount),
+        "cache-write-input" => used.cache_write = Amount::new(amount),
+        _ => {}
+    }
+}
+
 /// The longest answer of a model (its documented maximum): what is set aside for a call that names none.
 pub fn longest_answer(pool: &ModelGroup) -> Amount {
     let model = bare(pool);
     let known = [
-        ("claude-3-haiku", 4_096),
         ("claude-3-5", 8_192),
+        ("claude-3-7", 64_000),
+        ("claude-3", 4_096),
         ("claude-opus-4-6", 128_000),
         ("claude-opus-4-7", 128_000),
         ("claude-opus-4-8", 128_000),
@@ -291,6 +312,18 @@ mod tests {
             ..Usage::default()
         };
         assert_eq!(settled(&used, 5), Amount::new(6_041));
+    }
+
+    #[test]
+    fn a_heads_own_counts_are_read_and_nonsense_leaves_none() {
+        let mut usage = None;
+        count("invocation-latency", &HeaderValue::from_static("400"), &mut usage);
+        count("input-token-count", &HeaderValue::from_static("many"), &mut usage);
+        assert_eq!(usage, None);
+        count("input-token-count", &HeaderValue::from_static("26"), &mut usage);
+        count("cache-write-input-token-count", &HeaderValue::from_static("8"), &mut usage);
+        let wanted = Usage { input: Amount::new(26), cache_write: Amount::new(8), ..Usage::default() };
+        assert_eq!(usage, Some(wanted));
     }
 
     proptest! {

@@ -33,6 +33,7 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
     let mut anthropic = anthropic::Seen::default();
     let mut openai = openai::Seen::default();
     let mut signs = marks::Signs::default();
+    let mut usage = None;
     for (name, value) in headers {
         let name = name.as_str();
         if let Some(rest) = name.strip_prefix("anthropic-") {
@@ -41,6 +42,9 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
                 None => anthropic.unreadable(rest),
             }
             continue;
+        }
+        if let Some(rest) = name.strip_prefix("x-amzn-bedrock-") {
+            bedrock::count(rest, value, &mut usage);
         }
         signs.header(name, value);
         if let Some(rest) = name.strip_prefix("x-ratelimit-") {
@@ -78,6 +82,7 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
         policy: signs.policy,
         shown: if status >= 400 { shown::of(headers) } else { Vec::new() },
         server_time,
+        usage,
         complaints,
     }
 }

@@ -85,6 +85,21 @@ pub fn surface_of_path(path: &str) -> Option<Surface> {
 /// Project and region (or location) of a call to a cloud, where host and path name them: Vertex AI's path names both,
 /// Bedrock's host the region, an ARN in its path the account.
 pub fn project_and_region(surface: Surface, host: &str, path: &str) -> (Option<String>, Option<String>) {
+    let (project, region) = named_there(surface, host, path);
+    (project.filter(|project| is_project(project)), region.filter(|region| is_region(region)))
+}
+
+/// True for what may be a region's or a location's name: it becomes a label, and anybody may write it.
+pub fn is_region(text: &str) -> bool {
+    (1..=32).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+fn is_project(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-:._".contains(&b))
+}
+
+fn named_there(surface: Surface, host: &str, path: &str) -> (Option<String>, Option<String>) {
     let after = |name: &str| {
         let mut parts = path.split('/').skip_while(|part| *part != name).skip(1);
         parts.next().filter(|part| !part.is_empty()).map(str::to_owned)
@@ -141,6 +156,8 @@ mod tests {
         let arn = "/model/arn%3Aaws%3Abedrock%3Aeu-west-1%3A123456789012%3Aapplication-inference-profile%2Fab/converse";
         assert_eq!(of(Surface::Bedrock, "gw.corp", arn), (some("123456789012"), some("eu-west-1")));
         assert_eq!(of(Surface::AnthropicApi, host, path), (None, None));
+        let odd = "/v1/projects/p 1/locations/US%7B/publishers/anthropic/models/claude-opus-4-8:rawPredict";
+        assert_eq!(of(Surface::Vertex, "x", odd), (None, None), "what becomes a label is a name");
     }
 
     #[test]

@@ -58,10 +58,15 @@ pub fn quota(metric: &str) -> Option<Named> {
     let limiter = match rest {
         "online_prediction_requests_per_base_model" => Limiter::REQUESTS,
         "online_prediction_tokens_per_minute_per_base_model" => Limiter::TOKENS,
-        "online_prediction_input_tokens_per_minute_per_base_model"
-        | "generate_content_input_tokens_per_minute_per_base_model" => Limiter::INPUT_TOKENS,
+        "online_prediction_input_tokens_per_minute_per_base_model" => Limiter::INPUT_TOKENS,
+        // Limits of their own beside those of the same model.
+        "generate_content_input_tokens_per_minute_per_base_model" => {
+            Limiter::known("generate_content_input_tokens")
+        }
         "online_prediction_output_tokens_per_minute_per_base_model" => Limiter::OUTPUT_TOKENS,
-        "generate_content_requests_per_minute_per_project_per_base_model" => Limiter::REQUESTS,
+        "generate_content_requests_per_minute_per_project_per_base_model" => {
+            Limiter::known("generate_content_requests")
+        }
         _ => return None,
     };
     Some(Named { location, limiter })

@@ -263,13 +263,8 @@ impl Book {
         if !local::counts(&start.call) {
             return;
         }
-        let (call, account) = (&start.call, start.call.cloud());
-        let key = LocalKey {
-            owner: self.owners.resolve(call.surface.owner_kind(), &account, &call.route),
-            surface: call.surface,
-            model: self.group(call.surface, start.model.as_ref()).unwrap_or_else(ModelGroup::none),
-            account,
-        };
+        let call = &start.call;
+        let key = self.local_key(call, start.model.as_ref());
         self.local.start(start, key.clone(), &self.counting, self.limits.buckets);
         let readings = self.share_left(&key, start.at);
         if readings.is_empty() {
@@ -306,12 +301,35 @@ impl Book {
         self.local.of(key, now).filter_map(left).collect()
     }
 
-    /// A call is over: its count is settled, and its pool told, if own counts may alert.
-    fn settle_local(&mut self, end: &End) {
-        let refused = end.failed() && end.usage.is_none();
-        let Some(key) = self.local.end(end, refused, &self.counting) else { return };
-        let readings = self.share_left(&key, end.at);
-        self.alerts_version += self.pools.tell(end.call.id, &readings, end.at);
+    /// What a call counts on.
+    fn local_key(&self, call: &Call, model: Option<&ModelGroup>) -> LocalKey {
+        let account = call.cloud();
+        LocalKey {
+            owner: self.owners.resolve(call.surface.owner_kind(), &account, &call.route),
+            surface: call.surface,
+            model: self.group(call.surface, model).unwrap_or_else(ModelGroup::none),
+            account,
+        }
+    }
+
+    /// A call is over: its own count is settled. What is left now, for the pool that forecasts it.
+    fn settle_local(&mut self, end: &End) -> Vec<Reading> {
+        if !local::counts(&end.call) {
+            return Vec::new();
+        }
+        // A refusal takes nothing; so does what never came to an answer.
+        let refused = end.usage.is_none() && (end.failed() || end.status.is_none());
+        let key = self.local_key(&end.call, end.model.as_ref());
+        let most = self.limits.buckets;
+        let settled = self.local.end(end, key, refused, &self.counting, most);
+        settled.map(|key| self.share_left(&key, end.at)).unwrap_or_default()
+    }
+
+    /// Takes a call out of its pool, and then sets right what is known of its buckets.
+    fn leave_pool(&mut self, end: &End, refusal: Refusal, left: &[Reading]) {
+        let pool = self.pools.of_call(end.call.id);
+        self.alerts_version += self.pools.end(end, refusal);
+        self.alerts_version += pool.map_or(0, |pool| self.pools.tell(pool, left, end.at));
     }
 
     /// Tells the pool of a head what it says of minute buckets; gives that pool.
@@ -415,9 +433,9 @@ impl Book {
         let call = end.call.clone();
         let surface = proved_surface(call.surface, call.client, &end.limits);
         let account = &end.limits.account;
-        self.settle_local(&end);
+        let left = self.settle_local(&end);
         if !end.failed() {
-            self.alerts_version += self.pools.end(&end, Refusal::None);
+            self.leave_pool(&end, Refusal::None, &left);
             let owner = self.owners.resolve(surface.owner_kind(), account, &call.route);
             if end.succeeded() && self.incidents.success(&end) {
                 self.alerts_version += 1;
@@ -434,7 +452,7 @@ impl Book {
         evidence.steep = self.arrivals.get(&call.route).is_some_and(|a| a.steep(end.at));
         let verdict = judge(&evidence);
         drop(evidence);
-        self.alerts_version += self.pools.end(&end, refusal(&verdict));
+        self.leave_pool(&end, refusal(&verdict), &left);
         let home = verdict.surface.owner_kind();
         let owner = self.owners.resolve_for(verdict.owner_kind, home, account, &call.route);
         let identity = self.reject(&end, &owner, &verdict);
@@ -486,6 +504,8 @@ impl Book {
             self.folded += 1;
             key.model = ModelGroup::other();
             key.limiter = None;
+            // It may come from the traffic.
+            key.region = None;
         }
         let row = self.rejections.entry(key).or_insert(Rejections { count: 0, retry_at: None, trace: None });
         row.count += 1;
@@ -598,22 +618,7 @@ impl Book {
 
     /// What is known at `now`; the totals are the caller's to add.
     pub fn snapshot(&self, now: Timestamp) -> Snapshot {
-        let mut buckets: Vec<BucketView> =
-            self.buckets.iter().map(|(key, e)| self.view(key, e, now)).collect();
-        buckets.extend(self.pools.shapes(now).map(|(identity, pool, of)| shape(identity, pool, of, now)));
-        buckets.extend(self.local.counts(now).map(|count| self.counted(&count, now)));
-        buckets.extend(self.known.views(&self.owners));
-        buckets.sort_by(|a, b| labels(a).cmp(&labels(b)).then(worst_first(a, b)));
-        // What an API tells of a bucket that headers tell of too is added to it.
-        buckets.dedup_by(|later, first| {
-            let same = labels(later) == labels(first);
-            if same {
-                first.used = first.used.or(later.used);
-                first.refused = first.refused.or(later.refused);
-                first.limit = first.limit.or(later.limit);
-            }
-            same
-        });
+        let buckets = self.views(now);
         let mut rejections: Vec<RejectionView> = self
             .rejections
             .iter()
@@ -674,6 +679,29 @@ impl Book {
         }
     }
 
+    /// Every bucket, one row for each set of labels.
+    fn views(&self, now: Timestamp) -> Vec<BucketView> {
+        let of_headers = self.buckets.iter().map(|(key, e)| (key.account.clone(), self.view(key, e, now)));
+        let mut all: Vec<(Account, BucketView)> = of_headers.collect();
+        let shapes = self.pools.shapes(now);
+        all.extend(shapes.map(|(identity, pool, of)| (pool.account.clone(), shape(identity, pool, of, now))));
+        all.extend(self.local.counts(now).map(|c| (c.key.account.clone(), self.counted(&c, now))));
+        // An instrument keeps so many rows: what an API tells of pools that nobody uses goes first.
+        let room = self.limits.buckets.saturating_sub(all.len());
+        let counted = self.local.accounts();
+        let used = |surface, account: &Account| counted.contains(&(surface, account));
+        all.extend(self.known.views(&self.owners, &used).take(room));
+        all.sort_by(|(_, a), (_, b)| labels(a).cmp(&labels(b)).then(worst_first(a, b)));
+        all.dedup_by(|(of, later), (account, first)| {
+            let same = labels(later) == labels(first);
+            if same && later.scope == Scope::Account {
+                merge(first, later, account == of);
+            }
+            same
+        });
+        all.into_iter().map(|(_, view)| view).collect()
+    }
+
     fn view(&self, key: &BucketKey, entry: &Entry, now: Timestamp) -> BucketView {
         let bucket = &entry.bucket;
         let known = !bucket.unobserved(now);
@@ -703,6 +731,30 @@ impl Book {
             resets: bucket.resets(),
             observed: bucket.observed(),
         }
+    }
+}
+
+/// What an API tells of a bucket that headers tell of too is added to it. Of different accounts under one set of
+/// labels draws add up, and a limit that is not the same for all is nobody's.
+fn merge(first: &mut BucketView, later: &BucketView, same_account: bool) {
+    let sum = |a: Option<Amount>, b: Option<Amount>| match (a, b) {
+        (Some(a), Some(b)) => Some(Amount::new(a.get().saturating_add(b.get()))),
+        (a, b) => a.or(b),
+    };
+    if same_account {
+        first.used = first.used.or(later.used);
+        first.refused = first.refused.or(later.refused);
+        first.limit = first.limit.or(later.limit);
+        return;
+    }
+    first.used = sum(first.used, later.used);
+    first.refused = sum(first.refused, later.refused);
+    if first.utilization.is_none()
+        && later.limit.is_some()
+        && first.limit.is_some()
+        && first.limit != later.limit
+    {
+        first.limit = None;
     }
 }
 

@@ -16,13 +16,14 @@ use crate::observation::{Account, Call, End, Start, Usage};
 use crate::owner::Pattern;
 use crate::route::{ModelGroup, Owner, RouteName, Surface};
 use foldhash::fast::RandomState;
-use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 /// Most calls that are reserved and not over.
 const OPEN: usize = 20_000;
 /// A call whose end was not told for so long has none to come.
-const LONGEST: Duration = Duration::from_secs(3_600);
+const LONGEST: Duration = Duration::from_secs(600);
 /// Tokens of a byte of JSON before any answer has told.
 const TOKENS_PER_BYTE: f64 = 0.25;
 /// Calls over which that is learnt.
@@ -93,6 +94,8 @@ struct Entry {
     tokens_per_byte: f64,
     learnt: f64,
     touched: Timestamp,
+    /// A call of it has been answered: it is no made-up model or place.
+    proved: bool,
 }
 
 impl Entry {
@@ -105,6 +108,7 @@ impl Entry {
             tokens_per_byte: TOKENS_PER_BYTE,
             learnt: 0.0,
             touched: at,
+            proved: false,
         }
     }
 
@@ -127,6 +131,15 @@ impl Entry {
         }
     }
 
+    /// Takes over another's counts.
+    fn join(&mut self, other: &Self) {
+        let at = self.touched.max(other.touched);
+        let sums = std::array::from_fn(|what| other.settled[what].sum(60, at));
+        self.settle(sums, at);
+        self.reserve(other.reserved, 1);
+        (self.touched, self.proved) = (at, self.proved || other.proved);
+    }
+
     fn learn(&mut self, body: u64, input: u64) {
         if body == 0 {
             return;
@@ -138,6 +151,8 @@ impl Entry {
 
 struct Open {
     key: LocalKey,
+    /// Input that it was taken to have.
+    input: i64,
     reserved: [i64; 4],
     at: Timestamp,
 }
@@ -154,48 +169,107 @@ pub(super) struct Count<'a> {
 pub(super) struct Local {
     pools: HashMap<LocalKey, Entry, RandomState>,
     open: HashMap<u64, Open, RandomState>,
+    /// The table was full: no search for room before this.
+    full_until: Timestamp,
     pub(super) folded: u64,
 }
 
 impl Local {
     /// A call starts: what it may take is set aside. `most` pools are kept.
     pub(super) fn start(&mut self, start: &Start, key: LocalKey, rules: &LocalRules, most: usize) {
-        if !counts(&start.call) || self.open.contains_key(&start.call.id) {
+        if self.open.contains_key(&start.call.id) {
             return;
         }
-        let full = self.pools.len() >= most && !self.pools.contains_key(&key);
-        if full || self.open.len() >= OPEN {
+        if self.open.len() >= OPEN {
             self.folded += 1;
             return;
         }
-        let call = &start.call;
-        let entry = self.pools.entry(key.clone()).or_insert_with(|| Entry::new(&call.route, start.at));
+        let Some(entry) = self.entry(&key, &start.call.route, most, start.at) else { return };
         let input = (start.body_bytes as f64 * entry.tokens_per_byte) as i64;
         let reserved = reservation(&key, input, start.max_tokens, rules);
-        entry.touched = start.at;
         entry.reserve(reserved, 1);
         entry.settle([1, 0, 0, 0], start.at);
-        self.open.insert(call.id, Open { key, reserved, at: start.at });
+        self.open.insert(start.call.id, Open { key, input, reserved, at: start.at });
     }
 
-    /// A call is over. `refused` if it was, by whatever limit: then it took nothing.
-    pub(super) fn end(&mut self, end: &End, refused: bool, rules: &LocalRules) -> Option<LocalKey> {
-        let open = self.open.remove(&end.call.id)?;
-        let entry = self.pools.get_mut(&open.key)?;
-        entry.touched = end.at;
-        entry.reserve(open.reserved, -1);
-        if refused {
-            entry.settle([-1, 0, 0, 0], end.at);
-        } else if let Some(used) = end.usage {
-            entry.learn(end.request.body_bytes, used.all_input());
-            entry.settle(charge(&used, rules.burndown(&open.key.model)), end.at);
+    /// The entry of a pool; a new one makes room for itself by one that never had an answer.
+    fn entry(&mut self, key: &LocalKey, route: &RouteName, most: usize, at: Timestamp) -> Option<&mut Entry> {
+        let full = self.pools.len() >= most && !self.pools.contains_key(key);
+        if full && !self.make_room(at) {
+            self.folded += 1;
+            return None;
         }
-        Some(open.key)
+        let entry = self.pools.entry(key.clone()).or_insert_with(|| Entry::new(route, at));
+        entry.touched = at;
+        Some(entry)
+    }
+
+    fn make_room(&mut self, now: Timestamp) -> bool {
+        if now < self.full_until {
+            return false;
+        }
+        let open = &self.open;
+        let idle = |key: &LocalKey| !open.values().any(|call| call.key == *key);
+        let unproved = self.pools.iter().filter(|(key, entry)| !entry.proved && idle(key));
+        let victim = unproved.min_by_key(|(_, entry)| entry.touched).map(|(key, _)| key.clone());
+        match victim {
+            Some(key) => self.pools.remove(&key).is_some(),
+            None => {
+                self.full_until = now.plus(Duration::from_secs(1));
+                false
+            }
+        }
+    }
+
+    /// A call is over. `refused` if it was, by whatever limit: then it took nothing. Its pool is the one that it was
+    /// booked on; `key`, if its start was never told (a full queue), so that no token is lost.
+    pub(super) fn end(
+        &mut self,
+        end: &End,
+        key: LocalKey,
+        refused: bool,
+        rules: &LocalRules,
+        most: usize,
+    ) -> Option<LocalKey> {
+        let open = self.open.remove(&end.call.id);
+        let key = open.as_ref().map_or(key, |open| open.key.clone());
+        let entry = self.entry(&key, &end.call.route, most, end.at)?;
+        let body = end.request.body_bytes;
+        let counted = open.as_ref().is_some_and(|open| end.at.since(open.at) < Duration::from_secs(60));
+        match &open {
+            Some(open) => entry.reserve(open.reserved, -1),
+            None if !refused => entry.settle([1, 0, 0, 0], end.at),
+            None => {}
+        }
+        if refused && counted {
+            entry.settle([-1, 0, 0, 0], end.at);
+        }
+        if !refused {
+            entry.proved |= end.succeeded();
+            match end.usage {
+                Some(used) => {
+                    entry.learn(body, used.input.get().saturating_add(used.cache_write.get()));
+                    entry.settle(charge(&used, rules.burndown(&key.model)), end.at);
+                }
+                // It passed, and nothing told what it used: its input at least was taken.
+                None => {
+                    let estimate = || (body as f64 * entry.tokens_per_byte) as i64;
+                    let input = open.as_ref().map_or_else(estimate, |open| open.input);
+                    entry.settle([0, input, 0, input], end.at);
+                }
+            }
+        }
+        Some(key)
     }
 
     /// Every count.
     pub(super) fn counts(&self, now: Timestamp) -> impl Iterator<Item = Count<'_>> {
         self.pools.iter().flat_map(move |(key, entry)| counts_of(key, entry, now))
+    }
+
+    /// The accounts on whose quotas calls have been counted.
+    pub(super) fn accounts(&self) -> HashSet<(Surface, &Account), RandomState> {
+        self.pools.keys().map(|key| (key.surface, &key.account)).collect()
     }
 
     /// The counts of one pool.
@@ -230,8 +304,13 @@ impl Local {
                 open.key = key.clone();
             }
         }
-        let pools = std::mem::take(&mut self.pools);
-        self.pools = pools.into_iter().map(|(key, entry)| (routes[&key].clone(), entry)).collect();
+        for (key, entry) in std::mem::take(&mut self.pools) {
+            // Two owners may have become one: then so do their counts.
+            match self.pools.entry(routes[&key].clone()) {
+                Slot::Vacant(free) => _ = free.insert(entry),
+                Slot::Occupied(mut same) => same.get_mut().join(&entry),
+            }
+        }
     }
 
     /// The clock was set back.
@@ -241,6 +320,7 @@ impl Local {
             entry.touched = entry.touched.minus(by);
         }
         self.open.values_mut().for_each(|open| open.at = open.at.minus(by));
+        self.full_until = self.full_until.minus(by);
     }
 }
 
@@ -249,7 +329,8 @@ pub(super) const WINDOW: Window = Window::Minute;
 
 /// True for calls that draw on a cloud's model quotas.
 pub(super) fn counts(call: &Call) -> bool {
-    call.surface.is_cloud() && call.method == http::Method::POST && !call.path.contains("count-tokens")
+    let counting = ["count-tokens", "count_tokens"].iter().any(|name| call.path.contains(name));
+    call.surface.is_cloud() && call.method == http::Method::POST && !counting
 }
 
 fn counts_of<'a>(key: &'a LocalKey, entry: &'a Entry, now: Timestamp) -> impl Iterator<Item = Count<'a>> {

@@ -223,10 +223,14 @@ impl Pools {
         Some((id, changed + entry.look(head.at)))
     }
 
-    /// Sets right what is known of the buckets that an open call draws on. How many alerts changed.
-    pub(super) fn tell(&mut self, call: u64, readings: &[Reading], at: Timestamp) -> u64 {
-        let pool = self.open.get(&call).map(|open| open.pool);
-        let Some(entry) = pool.and_then(|id| self.pools.get_mut(&id)) else { return 0 };
+    /// The pool that an open call draws on.
+    pub(super) fn of_call(&self, call: u64) -> Option<PoolId> {
+        self.open.get(&call).map(|open| open.pool)
+    }
+
+    /// Sets right what is known of a pool's buckets. How many alerts changed.
+    pub(super) fn tell(&mut self, pool: PoolId, readings: &[Reading], at: Timestamp) -> u64 {
+        let Some(entry) = self.pools.get_mut(&pool).filter(|_| !readings.is_empty()) else { return 0 };
         for told in readings.iter().filter_map(Told::of) {
             entry.pool.told(told, at);
         }

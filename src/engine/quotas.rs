@@ -10,19 +10,26 @@ use crate::limit::{Amount, Limiter, Scope, Timestamp, Window};
 use crate::observation::{Account, Alias, Quota, Quotas};
 use crate::owner::Owners;
 use crate::route::{ModelGroup, Owner, Surface};
+use crate::shared_limits::SOURCE;
 use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Most rows kept of one source.
-pub const MOST_ROWS: usize = 4_000;
+pub const MOST_ROWS: usize = 20_000;
 /// Most sources.
-const MOST_SOURCES: usize = 64;
+const MOST_SOURCES: usize = 512;
 /// Part of a cap at which the alert begins, whatever the forecast.
 const SPENT: f64 = 0.8;
+/// And at which it may end.
+const EASED: f64 = 0.75;
 /// Part of a cap that must be spent before a forecast alone speaks.
 const FORECAST_FROM: f64 = 0.25;
+/// How long the forecast must have been well before the alert ends: costs come in hours late, and by the day.
+const WELL: Duration = Duration::from_secs(6 * 3_600);
+/// A cost older than this is not known any more.
+const OLD: Duration = Duration::from_secs(3_600);
 
 /// What a limit is found by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +59,9 @@ struct Spend {
     detail: Arc<str>,
     used: f64,
     empty_in: Option<Duration>,
+    /// Up to when it is known.
+    until: Timestamp,
+    resets: Option<Timestamp>,
 }
 
 /// Everything that is known from quota APIs.
@@ -105,7 +115,10 @@ impl Known {
 
     /// The clock was set back.
     pub(super) fn set_back(&mut self, by: Duration) {
-        self.spends.values_mut().for_each(|spend| spend.latch.set_back(by));
+        for spend in self.spends.values_mut() {
+            spend.latch.set_back(by);
+            spend.until = spend.until.minus(by);
+        }
     }
 
     /// The group whose limits a model draws on.
@@ -135,9 +148,16 @@ impl Known {
     pub(super) fn look(&mut self, now: Timestamp) -> u64 {
         let mut changed = 0;
         for spend in self.spends.values_mut() {
+            if now.since(spend.until) > OLD || spend.resets.is_some_and(|resets| resets <= now) {
+                changed += u64::from(spend.latch.lapse() != Change::None);
+                continue;
+            }
             let foreseen = spend.used >= FORECAST_FROM && spend.empty_in.is_some();
-            let raise = spend.used >= SPENT || foreseen;
-            changed += u64::from(spend.latch.step(raise, !raise, Duration::ZERO, now) != Change::None);
+            // In a new month nothing is left to wait for.
+            let hold = if spend.used < FORECAST_FROM { Duration::ZERO } else { WELL };
+            let clear = spend.used < EASED && !foreseen;
+            let change = spend.latch.step(spend.used >= SPENT || foreseen, clear, hold, now);
+            changed += u64::from(change != Change::None);
         }
         changed
     }
@@ -157,10 +177,18 @@ impl Known {
         })
     }
 
-    /// Everything as buckets, and what is not resolved to an owner among them.
-    pub(super) fn views(&self, owners: &Owners) -> impl Iterator<Item = BucketView> {
+    /// Everything as buckets, and what is not resolved to an owner among them. Of what another poller told only what
+    /// calls here draw on (`used`): a hundred sidecars need not all show what one poller shows.
+    pub(super) fn views<'a>(
+        &'a self,
+        owners: &'a Owners,
+        used: &'a (impl Fn(Surface, &Account) -> bool + 'a),
+    ) -> impl Iterator<Item = (Account, BucketView)> + 'a {
         self.told.iter().flat_map(move |told| {
-            told.rows.iter().take(MOST_ROWS).map(move |quota| view(quota, owners, told.at))
+            let shared = &*told.source == SOURCE;
+            let shown = move |quota: &&Quota| !shared || used(quota.surface, &quota.account);
+            let rows = told.rows.iter().take(MOST_ROWS).filter(shown);
+            rows.map(move |quota| (quota.account.clone(), view(quota, owners, told.at)))
         })
     }
 
@@ -246,5 +274,6 @@ fn spend(quota: &Quota, owners: &Owners) -> Option<Spend> {
         ));
     }
     let identity = identity(quota, owners);
-    Some(Spend { identity, latch: Latch::default(), detail: detail.into(), used, empty_in })
+    let (latch, detail) = (Latch::default(), detail.into());
+    Some(Spend { identity, latch, detail, used, empty_in, until: drawn.until, resets: quota.resets })
 }

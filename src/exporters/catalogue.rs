@@ -466,7 +466,7 @@ fn polled(name: &str, polls: &Polls, push: &mut Push<'_>) {
 fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
     let hop = || known(vec![(key::SOURCE, Cow::Borrowed("hop"))]);
     push(&SOURCE_UP, Point::new(hop(), Value::Whole(1)));
-    if let Some(newest) = snapshot.buckets.iter().map(|b| b.observed).max() {
+    if let Some(newest) = snapshot.buckets.iter().filter(|b| b.used.is_none()).map(|b| b.observed).max() {
         push(&SOURCE_TIME, Point::new(hop(), Value::Real(newest.secs_f64())));
     }
     for (name, polls) in stats.sources.all() {

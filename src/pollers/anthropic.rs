@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Most pages of one list.
@@ -27,6 +28,10 @@ const MOST_WORKSPACES: usize = 200;
 /// Most names of workspaces, and their longest.
 const MOST_NAMES: usize = 2_000;
 const MOST_NAME: usize = 200;
+/// How long the workspaces' own limits may take.
+const FOR_WORKSPACES: Duration = Duration::from_secs(30);
+/// Minutes whose mean is told as one: what comes in bursts is no steady draw.
+const MINUTES: usize = 5;
 /// Whole days whose mean is the pace of spending.
 const PACE_DAYS: i64 = 7;
 
@@ -164,14 +169,22 @@ impl Poll for Limits {
         };
         let named: Vec<(Arc<str>, Arc<str>)> = workspaces.iter().take(MOST_NAMES).map(name).collect();
         let open = workspaces.into_iter().filter(|workspace| workspace.archived_at.is_none());
+        let began = tokio::time::Instant::now();
         for (nth, workspace) in open.enumerate() {
-            if nth >= MOST_WORKSPACES {
-                self.unusable
-                    .note("workspaces", "more than 200 workspaces; the rest inherits, for all that is known");
+            if nth >= MOST_WORKSPACES || began.elapsed() > FOR_WORKSPACES {
+                let why = "there are too many to ask for all; the rest inherits, for all that is known";
+                self.unusable.note("workspaces", why);
                 break;
             }
             let path = format!("workspaces/{}/rate_limits", encoded(&workspace.id));
-            let groups: Vec<Group> = self.api.all(&path).await?;
+            let groups: Vec<Group> = match self.api.all(&path).await {
+                Ok(groups) => groups,
+                // What the organisation has is worth knowing without it.
+                Err(failure) => {
+                    self.unusable.note(&workspace.id, &failure.message);
+                    continue;
+                }
+            };
             let account = Account { workspace: Some(workspace.id.as_str().into()), ..account.clone() };
             rows.extend(self.rows(&groups, &account, &names));
         }
@@ -325,23 +338,27 @@ impl Poll for Usage {
             "usage_report/messages?starting_at={from}&bucket_width=1m&limit=20&group_by[]=model&group_by[]=workspace_id"
         );
         let minutes: Vec<Minute> = self.api.all(&path).await?;
-        // An empty minute may be one that is not counted yet: the newest that has something is what is known.
-        let newest = minutes.into_iter().rfind(|minute| !minute.results.is_empty());
-        let rows = newest.map(|minute| self.rows(&minute, &organization)).transpose()?.unwrap_or_default();
+        // An empty minute may be one that is not counted yet: the newest that has something is the last that is known,
+        // and empty ones before it were empty.
+        let known = minutes.iter().rposition(|minute| !minute.results.is_empty());
+        let known = known.map_or(&[][..], |last| &minutes[..=last]);
+        let rows = self.rows(&known[known.len().saturating_sub(MINUTES)..], &organization)?;
         Ok(Arc::new(self.api.quotas("anthropic_usage", rows)))
     }
 }
 
 impl Usage {
-    fn rows(&self, minute: &Minute, organization: &Arc<str>) -> Result<Vec<Quota>, Failure> {
-        let until = moment(&minute.ending_at)?;
+    /// The mean of these minutes.
+    fn rows(&self, minutes: &[Minute], organization: &Arc<str>) -> Result<Vec<Quota>, Failure> {
+        let Some(last) = minutes.last() else { return Ok(Vec::new()) };
+        let until = moment(&last.ending_at)?;
         let known = self.groups.borrow();
         let aliases = known.good.as_ref().map(|(_, quotas)| quotas.aliases.as_slice()).unwrap_or_default();
         let group = |model: ModelGroup| {
             aliases.iter().find(|alias| alias.name == model).map_or(model, |alias| alias.group.clone())
         };
         let mut sums: BTreeMap<(Option<&str>, ModelGroup), [u64; 2]> = BTreeMap::new();
-        for used in &minute.results {
+        for used in minutes.iter().flat_map(|minute| &minute.results) {
             let model = used.model.as_deref().map_or_else(ModelGroup::none, ModelGroup::of_model);
             let [input, output] = sums.entry((used.workspace_id.as_deref(), group(model))).or_default();
             let CacheCreation { ephemeral_5m_input_tokens: short, ephemeral_1h_input_tokens: long } =
@@ -364,7 +381,7 @@ impl Usage {
                 limiter,
                 window: Window::Minute,
                 limit: None,
-                drawn: Some(Drawn { amount: Amount::new(amount), until, daily: None }),
+                drawn: Some(Drawn { amount: Amount::new(amount / minutes.len() as u64), until, daily: None }),
                 refused: None,
                 resets: None,
             })
@@ -402,7 +419,9 @@ impl Poll for Spend {
         let now = self.api.clock.now();
         let month = Month::of(now)?;
         let today = now.micros().div_euclid(86_400_000_000) * 86_400;
-        let paced_from = today - PACE_DAYS * 86_400;
+        // Yesterday's cost is still coming in.
+        let yesterday = today - 86_400;
+        let paced_from = yesterday - PACE_DAYS * 86_400;
         let from = month.starts.min(Timestamp::from_secs(paced_from));
         let path = format!("cost_report?starting_at={}&group_by[]=workspace_id&limit=31", from.rfc3339());
         let days: Vec<Day> = self.api.all(&path).await?;
@@ -415,7 +434,7 @@ impl Poll for Spend {
                     self.unusable.note("amount", "a cost is no number");
                     continue;
                 };
-                let paced = (paced_from..today).contains(&at.micros().div_euclid(1_000_000));
+                let paced = (paced_from..yesterday).contains(&at.micros().div_euclid(1_000_000));
                 // The whole organisation, and the workspace by itself; the default workspace has no id.
                 let of = [None, cost.workspace_id.clone()];
                 for key in of.iter().take(1 + usize::from(of[1].is_some())) {

@@ -58,6 +58,8 @@ pub async fn all(config: &Aws, stats: &Stats, clock: &Clock) -> Vec<Named> {
     // Credentials are found, and renewed, by the SDK; nothing is asked before the first call.
     let sdk = loader.load().await;
     let mut all = Vec::new();
+    // The budget is the account's.
+    let share = config.monthly_metrics / (config.regions.len().max(1) as u64);
     for region in &config.regions {
         let sdk = sdk.to_builder().region(Region::new(region.clone())).build();
         let account = Account {
@@ -81,7 +83,7 @@ pub async fn all(config: &Aws, stats: &Stats, clock: &Clock) -> Vec<Named> {
             shown: Some(shown),
         });
         if let Some(interval) = config.usage_interval {
-            let budget = Budget::new(stats.sources.of(&name("usage")), config.monthly_metrics, PRICE);
+            let budget = Budget::new(stats.sources.of(&name("usage")), share, PRICE);
             let usage = Usage::new(&sdk, place("usage"), known, budget);
             let asked = Asked::BedrockUsage(Box::new(usage));
             all.push(Named { name: name("usage"), asked, interval, shown: None });
@@ -419,6 +421,11 @@ impl Usage {
             let group =
                 aliases.iter().find(|alias| alias.name == pool).map_or(pool, |alias| alias.group.clone());
             let drew = pools.entry((group, *minute)).or_default();
+            if name.starts_with("CacheWrite") {
+                // Two spellings of one metric.
+                drew.cache_write = drew.cache_write.max(*value as u64);
+                continue;
+            }
             let part = match *name {
                 ESTIMATED => &mut drew.estimated,
                 "Invocations" => &mut drew.requests,
@@ -448,7 +455,8 @@ impl Usage {
                 row(Limiter::OUTPUT_TOKENS, drew.output),
             ];
         }
-        let counted = drew.input.saturating_add(drew.output.saturating_mul(bedrock::burndown(pool)));
+        let counted = (drew.input.saturating_add(drew.cache_write))
+            .saturating_add(drew.output.saturating_mul(bedrock::burndown(pool)));
         vec![
             row(Limiter::TOKENS, drew.estimated.saturating_add(counted)),
             row(Limiter::REQUESTS, drew.requests),
@@ -481,6 +489,7 @@ impl Poll for Usage {
 struct Drew {
     estimated: u64,
     input: u64,
+    cache_write: u64,
     output: u64,
     requests: u64,
     refused: u64,
@@ -515,8 +524,21 @@ where
         "InvalidSignatureException" | "SignatureDoesNotMatch" | "RequestTimeTooSkewed" => {
             format!("{permission}: AWS refuses the signature; does this machine's clock show the right time?")
         }
-        "" => format!("{permission}: {}", super::http::chain(error)),
+        "" => format!("{permission}: {}", unanswered(error)),
         code => format!("{permission}: {code}"),
     };
     Failure { message: said, retry_after: wait.and_then(|v| v.trim().parse().ok()).map(Duration::from_secs) }
+}
+
+/// Why there was no answer. Never the error's own words: those of the credential chain name roles, users and files.
+fn unanswered<E>(error: &aws_sdk_cloudwatch::error::SdkError<E>) -> &'static str {
+    use aws_sdk_cloudwatch::error::SdkError;
+    match error {
+        SdkError::TimeoutError(_) => "no answer in time",
+        SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
+            "AWS cannot be reached"
+        }
+        SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => "no usable credentials were found",
+        _ => "the answer cannot be read",
+    }
 }

@@ -37,10 +37,15 @@ impl Budget {
             );
             return Err(Failure::from(message));
         }
-        self.used += items;
+        self.note(items);
+        Ok(())
+    }
+
+    /// Counts what has been billed already.
+    pub fn note(&mut self, items: u64) {
+        self.used = self.used.saturating_add(items);
         self.polls.billed.add(items);
         self.polls.nano_dollars.add(items * self.price);
-        Ok(())
     }
 }
 

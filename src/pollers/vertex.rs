@@ -25,6 +25,8 @@ use google_cloud_monitoring_v3::model::aggregation::{Aligner, Reducer};
 use google_cloud_monitoring_v3::model::typed_value::Value;
 use google_cloud_monitoring_v3::model::{Aggregation, TimeInterval, TimeSeries};
 use google_cloud_wkt::{Duration as Span, Timestamp as Moment};
+use std::collections::HashMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -130,7 +132,7 @@ impl Poll for Limits {
     async fn poll(&mut self) -> Result<Told, Failure> {
         let parent =
             format!("projects/{}/locations/global/services/aiplatform.googleapis.com", self.place.project);
-        let (mut rows, mut token) = (Vec::new(), String::new());
+        let (mut rows, mut token) = (HashMap::new(), String::new());
         for page in 0.. {
             bounded(page, "cloudquotas.quotas.get")?;
             let request = self.quotas.list_quota_infos().set_parent(&parent).set_page_size(500);
@@ -145,12 +147,15 @@ impl Poll for Limits {
                 break;
             }
         }
-        Ok(self.place.told(rows))
+        Ok(self.place.told(rows.into_values().collect()))
     }
 }
 
+/// Rows by where they are, their model and what they count.
+type Rows = HashMap<(String, ModelGroup, Limiter), Quota>;
+
 impl Limits {
-    fn read(&mut self, info: &QuotaInfo, rows: &mut Vec<Quota>) {
+    fn read(&mut self, info: &QuotaInfo, rows: &mut Rows) {
         let Some(named) = vertex::quota(&info.metric) else {
             if info.metric.ends_with("per_base_model") {
                 self.place
@@ -184,13 +189,10 @@ impl Limits {
                 let mut quota = self.place.quota(location, vertex::base_model(base), named.limiter.clone());
                 quota.limit = Some(Amount::new(details.value.unsigned_abs()));
                 // What names a region is nearer than what holds for all of them.
-                let same = |row: &&mut Quota| {
-                    row.account == quota.account && row.model == quota.model && row.limiter == quota.limiter
-                };
-                match rows.iter_mut().find(same) {
-                    Some(row) if region.is_some() => row.limit = quota.limit,
-                    Some(_) => {}
-                    None => rows.push(quota),
+                let key = (location.to_owned(), quota.model.clone(), quota.limiter.clone());
+                match region {
+                    Some(_) => _ = rows.insert(key, quota),
+                    None => _ = rows.entry(key).or_insert(quota),
                 }
             }
         }
@@ -268,10 +270,11 @@ impl Usage {
         vertex::QUOTAS.into_iter().filter(there).collect()
     }
 
-    /// What the models say that they served, and refused for lack of capacity.
+    /// What the models say that they served, and refused for lack of capacity. Several of them may share a quota.
     async fn served(&mut self, rows: &mut Vec<Quota>) -> Result<(), Failure> {
         let by = ["resource.label.model_user_id", "resource.label.location", "metric.label.type"];
         let served = "metric.type=\"aiplatform.googleapis.com/publisher/online_serving/token_count\"";
+        let mut sums: BTreeMap<(String, ModelGroup, Limiter), Newest> = BTreeMap::new();
         for newest in self.read(served, by).await? {
             let limiter = match newest.kind.as_str() {
                 "input" => SERVED_INPUT,
@@ -281,15 +284,21 @@ impl Usage {
                     continue;
                 }
             };
-            let model = vertex::pool(&newest.model, &newest.location);
-            let row = self.place.quota(&newest.location, model, limiter);
+            add(&mut sums, newest, limiter);
+        }
+        for ((location, model, limiter), newest) in sums {
+            let row = self.place.quota(&location, model, limiter);
             rows.push(Quota { drawn: Some(drawn(&newest)), ..row });
         }
+        let by = ["resource.label.model_user_id", "resource.label.location"];
         let refused = "metric.type=\"aiplatform.googleapis.com/publisher/online_serving/model_invocation_count\" \
              AND metric.labels.response_code=\"429\"";
+        let mut sums = BTreeMap::new();
         for newest in self.read(refused, by).await? {
-            let model = vertex::pool(&newest.model, &newest.location);
-            self.refuse(rows, &newest.location, model, &Limiter::REQUESTS, newest.amount);
+            add(&mut sums, newest, Limiter::REQUESTS);
+        }
+        for ((location, model, limiter), newest) in sums {
+            self.refuse(rows, &location, model, &limiter, newest.amount);
         }
         Ok(())
     }
@@ -337,10 +346,17 @@ impl Usage {
             let request = request.set_filter(filter).set_interval(interval.clone());
             let request = request.set_aggregation(aggregation.clone()).set_page_token(token);
             let answer = request.send().await;
-            let answer =
-                answer.map_err(|error| failure("monitoring.timeSeries.list", "Monitoring Viewer", &error))?;
+            let answer = match answer {
+                Ok(answer) => answer,
+                // Of a metric that was never written in this project; a project that is not there is told by its
+                // limits.
+                Err(error) if error.http_status_code() == Some(404) => break,
+                Err(error) => {
+                    return Err(failure("monitoring.timeSeries.list", "Monitoring Viewer", &error));
+                }
+            };
             let more = answer.time_series.len().saturating_sub(1) as u64;
-            self.budget.spend(more, self.place.clock.now())?;
+            self.budget.note(more);
             for series in &answer.time_series {
                 all.extend(newest(series, &mut self.place.unusable));
             }
@@ -350,6 +366,20 @@ impl Usage {
             }
         }
         Ok(all)
+    }
+}
+
+/// Adds what one model drew to its pool's; of two minutes the newer one counts.
+fn add(sums: &mut BTreeMap<(String, ModelGroup, Limiter), Newest>, newest: Newest, limiter: Limiter) {
+    let pool = vertex::pool(&newest.model, &newest.location);
+    match sums.entry((newest.location.clone(), pool, limiter)) {
+        Entry::Vacant(free) => _ = free.insert(newest),
+        Entry::Occupied(mut sum) if sum.get().until == newest.until => {
+            let sum = sum.get_mut();
+            sum.amount = sum.amount.saturating_add(newest.amount);
+        }
+        Entry::Occupied(mut sum) if sum.get().until < newest.until => _ = sum.insert(newest),
+        Entry::Occupied(_) => {}
     }
 }
 
@@ -414,7 +444,6 @@ mod tests {
     use super::*;
     use crate::stats::Polls;
     use google_cloud_api_cloudquotas_v1::model::{DimensionsInfo, QuotaDetails};
-    use std::collections::BTreeMap;
 
     fn limits() -> (Arc<Polls>, Place) {
         let polls = Arc::new(Polls::default());
@@ -449,7 +478,7 @@ mod tests {
             .await
             .unwrap();
         let mut limits = Limits { quotas, place };
-        let mut rows = Vec::new();
+        let mut rows = HashMap::new();
         let global = "global_online_prediction_input_tokens_per_minute_per_base_model";
         let regional = "online_prediction_input_tokens_per_minute_per_base_model";
         let base = ("base_model", "anthropic-claude-opus");
@@ -465,7 +494,7 @@ mod tests {
             limits.read(&info, &mut rows);
         }
         let rows: BTreeMap<String, u64> = rows
-            .iter()
+            .values()
             .map(|row| (row.account.region.clone().unwrap().to_string(), row.limit.unwrap().get()))
             .collect();
         let wanted = [("europe-west1", 5_000), ("global", 20_000_000), ("us-east5", 9_000)];

@@ -196,8 +196,14 @@ async fn a_route_that_signs_anew_signs_as_aws_checks_it() {
         let said = said(client("python", name, addresses[0])).await;
         assert_eq!(said["text"], "Hello", "{name}: {said}");
     }
+    // A path whose parts are encoded is signed encoded twice.
+    let mut profile = client("python", "boto3-converse", addresses[0]);
+    let arn = format!("arn:aws:bedrock:{REGION}:{ACCOUNT}:application-inference-profile/a1b2c3");
+    profile.args(["--model", &arn]);
+    assert_eq!(said(profile).await["text"], "Hello");
     let seen = aws.state.lock().unwrap().seen.clone();
-    assert_eq!(seen.len(), 3);
+    assert_eq!(seen.len(), 4);
+    assert!(seen[3].0.uri.path().contains("%3A"), "{}", seen[3].0.uri);
     for (head, body) in seen {
         assert!(authorization(&head).contains("Credential=AKIDSIDECAR/"), "the caller's own is gone");
         let headers: BTreeMap<String, String> = head

@@ -82,7 +82,7 @@ async fn pages_that_never_end_are_given_up() {
     let sidecar = admin_api(&console, "").await;
     sidecar.wait_metric("plimsoll_source_up", &["anthropic_limits"], 0.0).await;
     let asked = console.state.lock().unwrap().seen.iter().filter(|path| path.contains("rate_limits")).count();
-    assert!(asked <= 50, "{asked} pages");
+    assert_eq!(asked, 50, "pages");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -474,7 +474,12 @@ async fn sidecars_read_a_pollers_limits_and_keep_them_when_it_is_gone() {
         "claude-opus\"",
         "cloud_region=\"global\"",
     ];
-    sidecar.wait_metric("plimsoll_limit", &["plimsoll_scope=\"account\"", "input_tokens"], 20_000.0).await;
+    sidecar.wait_metric("plimsoll_source_up", &["plimsoll_source=\"limits\""], 1.0).await;
+    assert_eq!(
+        sidecar.metric("plimsoll_limit", &[]).await,
+        None,
+        "of what nobody here calls nothing is shown"
+    );
     let path = "v1/projects/p-1/locations/global/publishers/anthropic/models/claude-opus-4-8:rawPredict";
     let body =
         json!({"anthropic_version": "vertex-2023-10-16", "max_tokens": 10, "messages": []}).to_string();
@@ -537,4 +542,28 @@ async fn credentials_of_a_pod_are_found() {
         let wanted = if identity { "AKIDWEB" } else { "AKIDPOD" };
         assert!(keys.last().is_some_and(|key| key == wanted), "{keys:?}");
     }
+}
+
+/// A poller that has just started, or that one of its sources refuses, knows less than before: its readers do not.
+#[tokio::test]
+async fn a_poller_that_starts_anew_takes_no_limit_away() {
+    use plimsoll::pollers::runner::Poll;
+    let documents = [
+        json!({"version": 1, "sources": [{"name": "a", "at": 1.9e9, "limits": [{"surface": "bedrock", "project": "1", "region": "r",
+            "model": "m", "limiter": "tokens", "window": "1m", "limit": 5}]}]}),
+        json!({"version": 1, "sources": []}),
+    ];
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    crate::support::serve_http1(listener, move |_| {
+        let nth = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed).min(1);
+        let body = documents[nth].to_string();
+        async move { http::Response::new(Full::<bytes::Bytes>::from(body)) }
+    });
+    let url = format!("http://{address}/v1/limits");
+    let mut shared = plimsoll::pollers::shared::Shared::new(&url, plimsoll::clock::Clock::system()).unwrap();
+    let first = shared.poll().await.unwrap();
+    assert_eq!(first.rows.len(), 1);
+    assert_eq!(shared.poll().await.unwrap().rows, first.rows);
 }

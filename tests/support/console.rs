@@ -84,6 +84,8 @@ impl Console {
     }
 }
 
+static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
 fn limits(path: &str, endless: bool) -> Value {
     let opus = json!({"id": "a", "type": "rate_limit", "group_type": "model_group",
         "models": ["claude-opus-4-5", "claude-opus-4-5-20251101", "claude-opus-4-8"],
@@ -94,7 +96,7 @@ fn limits(path: &str, endless: bool) -> Value {
     let batch = json!({"id": "b", "type": "rate_limit", "group_type": "batch", "models": null,
         "limits": [{"type": "enqueued_batch_requests", "value": 100_000}]});
     if endless {
-        return json!({"data": [], "next_page": format!("p{}", path.len())});
+        return json!({"data": [], "next_page": format!("p{}", COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))});
     }
     match path.contains("page=") {
         false => json!({"data": [opus], "next_page": "second"}),
@@ -129,7 +131,7 @@ fn usage(state: &State) -> Value {
     };
     let results: Vec<Value> = state.minute.iter().map(used).collect();
     // The newest minutes are there, and not counted yet.
-    json!({"data": [bucket(4, vec![used(&(None, 1))]), bucket(3, results), bucket(2, Vec::new()), bucket(1, Vec::new())],
+    json!({"data": [bucket(4, results.clone()), bucket(3, results), bucket(2, Vec::new()), bucket(1, Vec::new())],
         "has_more": false, "next_page": null})
 }
 

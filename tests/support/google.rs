@@ -104,6 +104,13 @@ impl State {
         let object = |pairs: &[(String, String)]| -> Value {
             pairs.iter().cloned().map(|(k, v)| (k, v.into())).collect::<serde_json::Map<_, _>>().into()
         };
+        if !self.series.iter().any(|(metric, ..)| filter.contains(&format!("\"{metric}\""))) {
+            // As it is of a metric that was never written in a project.
+            let body = json!({"error": {"code": 404, "message": "Cannot find metric(s) that match type", "status": "NOT_FOUND"}});
+            let mut response = answer(&body);
+            *response.status_mut() = http::StatusCode::NOT_FOUND;
+            return response;
+        }
         let series: Vec<Value> = self
             .series
             .iter()

@@ -232,9 +232,78 @@ fn a_new_poll_takes_the_place_of_the_one_before_and_no_quota_of_zero_divides() {
 fn calls_whose_end_is_lost_do_not_reserve_for_ever() {
     let mut book = book(None);
     book.start(&start(1, 8_000, 0.0));
-    for secs in [20.0, 3_700.0] {
+    for secs in [20.0, 650.0] {
         book.tick(at(secs));
     }
-    let rest: Vec<_> = book.snapshot(at(3_700.0)).buckets.into_iter().filter_map(|b| b.used).collect();
-    assert!(rest.iter().all(|used| used.get() == 0), "{rest:?}");
+    // The pool lives on by another call.
+    book.start(&start(2, 100, 660.0));
+    assert_eq!(local(&book, &Limiter::TOKENS, 660.1).used, Some(Amount::new(1_100)), "only its own");
+}
+
+#[test]
+fn an_end_whose_start_was_lost_is_settled_all_the_same() {
+    let mut book = book(None);
+    book.end(end(7, 200, used(100, 200, 0), 1.0));
+    assert_eq!(local(&book, &Limiter::TOKENS, 1.1).used, Some(Amount::new(1_100)));
+    assert_eq!(local(&book, &Limiter::REQUESTS, 1.1).used, Some(Amount::new(1)));
+}
+
+#[test]
+fn an_answer_that_tells_no_usage_took_its_input() {
+    let mut book = book(None);
+    book.start(&start(1, 8_000, 0.0));
+    book.end(end(1, 200, None, 1.0));
+    assert_eq!(local(&book, &Limiter::TOKENS, 1.1).used, Some(Amount::new(1_000)));
+}
+
+#[test]
+fn made_up_pools_make_room_for_real_ones_and_owners_that_merge_lose_no_reservation() {
+    let mut book = book(None);
+    book.limits.buckets = 3;
+    for (id, name) in ["x", "y", "z"].iter().enumerate() {
+        let made_up = Some(ModelGroup::named(name));
+        book.start(&Start { model: made_up.clone(), ..start(id as u64, 10, id as f64) });
+        let mut refused = end(id as u64, 404, None, id as f64 + 0.1);
+        refused.model = made_up;
+        book.end(refused);
+    }
+    book.start(&start(9, 8_000, 5.0));
+    assert_eq!(local(&book, &Limiter::TOKENS, 5.1).used, Some(Amount::new(9_000)));
+    let owners = Owners::new(vec![OwnerRule::named("all")]);
+    book.reconfigure(Arc::new(owners), Thresholds::default(), BookLimits::default());
+    book.end(end(9, 200, used(100, 0, 0), 6.0));
+    assert_eq!(local(&book, &Limiter::TOKENS, 6.1).used, Some(Amount::new(100)));
+}
+
+#[test]
+fn workspaces_of_one_owner_add_up_and_no_account_takes_anothers_numbers() {
+    let mut book = book(None);
+    let drawn = |project: &str, amount: u64, limit: u64| Quota {
+        account: Account { project: Some(project.into()), ..account() },
+        drawn: Some(Drawn { amount: Amount::new(amount), until: T0, daily: None }),
+        ..quota(Limiter::TOKENS, Window::Minute, limit)
+    };
+    book.quotas(&told(vec![drawn("1234a", 10, 500), drawn("1234b", 30, 500)], Vec::new()), T0);
+    let both = |book: &Book| book.snapshot(at(1.0)).buckets.into_iter().next().unwrap();
+    assert_eq!((both(&book).used, both(&book).limit), (Some(Amount::new(40)), Some(Amount::new(500))));
+    book.quotas(&told(vec![drawn("1234a", 10, 500), drawn("1234b", 30, 900)], Vec::new()), T0);
+    assert_eq!(both(&book).limit, None, "a limit that is not the same for all is nobody's");
+}
+
+#[test]
+fn a_cost_that_is_no_longer_told_raises_no_alert_for_ever() {
+    let mut book = book(None);
+    book.quotas(&spent(85_000, 0.0, 0.0), T0);
+    book.tick(at(3_000.0));
+    assert_eq!(book.alerts(at(3_000.0)).len(), 1);
+    book.tick(at(3_700.0));
+    assert_eq!(book.alerts(at(3_700.0)), []);
+}
+
+#[test]
+fn an_alert_on_money_does_not_flap_with_costs_that_come_in_late() {
+    let mut book = book(None);
+    book.quotas(&spent(50_000, 9_000.0, 0.0), T0);
+    book.quotas(&spent(50_000, 2_000.0, 900.0), at(900.0));
+    assert_eq!(book.alerts(at(901.0)).len(), 1, "for some hours it may well come back");
 }

@@ -19,8 +19,6 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-#[cfg(feature = "aws")]
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use std::pin::Pin;
@@ -88,8 +86,8 @@ impl Forwarder {
         }
         let body = RequestBody::Passing { inner: body, tap: tap.request() };
         #[cfg(feature = "aws")]
-        let body = match self.resigned(target, &mut head, body, &tap).await {
-            Ok(body) => body,
+        let (body, _room) = match self.resigned(target, &mut head, body, &tap).await {
+            Ok(held) => held,
             Err((outcome, status, text)) => {
                 tap.finish(outcome);
                 return own_answer(status, &text);
@@ -122,6 +120,16 @@ impl Forwarder {
 #[cfg(feature = "aws")]
 type Unsigned = (Outcome, StatusCode, String);
 
+/// A body that goes up, and its room while it does.
+#[cfg(feature = "aws")]
+type Held = (RequestBody, Option<tokio::sync::SemaphorePermit<'static>>);
+
+/// Bytes that a request promises.
+#[cfg(feature = "aws")]
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 #[cfg(feature = "aws")]
 impl Forwarder {
     /// Signs a request anew where its route says so; others pass as they are.
@@ -131,27 +139,42 @@ impl Forwarder {
         head: &mut http::request::Parts,
         body: RequestBody,
         tap: &CallTap,
-    ) -> Result<RequestBody, Unsigned> {
-        let Some(signer) = &target.signer else { return Ok(body) };
-        let whole = match Limited::new(body, resign::MAX_BODY).collect().await {
-            Ok(whole) => whole.to_bytes(),
-            Err(_) if tap.request().is_broken() => {
+    ) -> Result<Held, Unsigned> {
+        let Some(signer) = &target.signer else { return Ok((body, None)) };
+        if head.uri.path().ends_with("/invoke-with-bidirectional-stream") {
+            let text = "A call that answers while it is asked cannot be signed anew: a signature covers the whole request.";
+            return Err((Outcome::ClientGone, StatusCode::NOT_IMPLEMENTED, text.to_owned()));
+        }
+        let (whole, permit) = match resign::hold(body, announced(&head.headers)).await {
+            Ok(held) => held,
+            Err(resign::NotHeld::Busy) => {
+                let text = "Too many requests are being signed anew at once; send it again.".to_owned();
+                return Err((Outcome::ClientGone, StatusCode::SERVICE_UNAVAILABLE, text));
+            }
+            Err(resign::NotHeld::Cut) if tap.request().is_broken() => {
                 let text = "The request broke off.".to_owned();
                 return Err((Outcome::ClientGone, StatusCode::BAD_REQUEST, text));
             }
-            Err(_) => {
-                let text = format!("A request that is signed anew holds at most {} bytes.", resign::MAX_BODY);
+            Err(resign::NotHeld::Cut) => {
+                let most = resign::MAX_BODY;
+                let text = format!(
+                    "A request that is signed anew holds at most {most} bytes, and comes within 2 minutes."
+                );
                 return Err((Outcome::ClientGone, StatusCode::PAYLOAD_TOO_LARGE, text));
             }
         };
-        // It is whole now, so its length is known, whatever the caller said.
-        head.headers = without(std::mem::take(&mut head.headers), &[header::TRANSFER_ENCODING]);
-        head.headers.insert(header::CONTENT_LENGTH, whole.len().into());
+        // It is whole now, so its length is known, whatever the caller said; it has no trailers any more.
+        let framing = [header::TRANSFER_ENCODING, header::TRAILER];
+        head.headers = without(std::mem::take(&mut head.headers), &framing);
+        let empty = whole.is_empty() && !head.headers.contains_key(header::CONTENT_LENGTH);
+        if !empty {
+            head.headers.insert(header::CONTENT_LENGTH, whole.len().into());
+        }
         match signer.sign(head, &target.host, &whole, &self.meter.clock).await {
-            Ok(()) => Ok(RequestBody::Signed { inner: Full::from(whole) }),
+            Ok(()) => Ok((RequestBody::Signed { inner: Full::from(whole) }, Some(permit))),
             Err(error) => {
                 tracing::warn!(route = %target.route.name, "a request could not be signed: {error}");
-                let text = format!("The request could not be signed for AWS: {error}.");
+                let text = "The request could not be signed for AWS; the sidecar's log says why.".to_owned();
                 Err((Outcome::UpstreamBroken, StatusCode::BAD_GATEWAY, text))
             }
         }

@@ -4,6 +4,7 @@
 //! subscription and a plain bearer does not prove a gateway (the newest SDKs send API keys as
 //! bearers): the surface told here is a suggestion, which the answer's header family corrects.
 
+use crate::dialects::places;
 use crate::fingerprint;
 use crate::observation::{AuthKind, Client, Credential, Fingerprint};
 use crate::route::Surface;
@@ -84,7 +85,7 @@ fn secret_of(headers: &HeaderMap) -> (AuthKind, Option<&[u8]>) {
 pub fn signed_region(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("AWS4-HMAC-SHA256 ")?;
     let scope = value.split(',').find_map(|part| part.trim().strip_prefix("Credential="))?;
-    scope.split('/').nth(2).filter(|region| !region.is_empty() && region.len() <= 32).map(str::to_owned)
+    scope.split('/').nth(2).filter(|region| places::is_region(region)).map(str::to_owned)
 }
 
 /// The calling program, as far as it decides the surface.

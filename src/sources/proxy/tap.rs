@@ -155,20 +155,24 @@ impl RequestTap {
         if let Some(model) = self.model.get() {
             return Some(model.clone());
         }
-        let (id, in_body) = match places::model_of_path(&self.call.path) {
-            Some(id) => (id, false),
+        let id = match places::model_of_path(&self.call.path) {
+            Some(id) => id,
             None => {
                 let scanner = self.scanner.lock().unwrap_or_else(PoisonError::into_inner);
-                (serde_json::from_slice(scanner.value(0)?).ok()?, true)
+                serde_json::from_slice::<String>(scanner.value(0)?).ok()?
             }
         };
         let pool = || match self.call.surface {
-            // Only Bedrock's mantle endpoint is named its model in the body.
-            Surface::Bedrock => bedrock::pool(&id, in_body),
+            Surface::Bedrock => bedrock::pool(&id, self.is_mantle()),
             _ => vertex::pool(&id, self.call.region.as_deref().unwrap_or_default()),
         };
-        let model = self.meter.groups.configured(&id).unwrap_or_else(pool);
-        Some(self.model.get_or_init(|| model).clone())
+        // Not by `model_groups`: pools of clouds are named as their quotas are.
+        Some(self.model.get_or_init(pool).clone())
+    }
+
+    fn is_mantle(&self) -> bool {
+        let host = self.call.upstream.split_once("://").map_or("", |(_, host)| host);
+        places::is_mantle(host, &self.call.path)
     }
 
     fn max_tokens(&self) -> Option<Amount> {
@@ -336,6 +340,8 @@ impl CallTap {
             }
             said = self.meter.guarded(|| answer.said()).unwrap_or_default();
         }
+        // A body that nobody could read may have been counted in the head.
+        said.usage = said.usage.or(self.limits.usage);
         let model =
             self.request.named_model().or_else(|| said.model.as_deref().map(|id| self.meter.groups.of(id)));
         let surface = proved_surface(self.call.surface, self.call.client, &self.limits);

@@ -24,6 +24,7 @@ def parse_args():
     parser = argparse.ArgumentParser()
     parser.add_argument("--client", required=True)
     parser.add_argument("--base-url", required=True)
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--calls", type=int, default=1)
     parser.add_argument("--prompt-bytes", type=int, default=100)
     parser.add_argument("--max-tokens", type=int, default=64)
@@ -73,17 +74,17 @@ def boto_client(args):
     )
     body = {"anthropic_version": "bedrock-2023-05-31", "max_tokens": args.max_tokens, "messages": messages(args)}
     converse = {
-        "modelId": MODEL,
+        "modelId": args.model,
         "messages": [{"role": "user", "content": [{"text": "x" * args.prompt_bytes}]}],
         "inferenceConfig": {"maxTokens": args.max_tokens},
     }
 
     def call():
         if args.client == "boto3-invoke":
-            answer = client.invoke_model(modelId=MODEL, body=json.dumps(body))
+            answer = client.invoke_model(modelId=args.model, body=json.dumps(body))
             return json.loads(answer["body"].read())["content"][0]["text"]
         if args.client == "boto3-invoke-stream":
-            answer = client.invoke_model_with_response_stream(modelId=MODEL, body=json.dumps(body))
+            answer = client.invoke_model_with_response_stream(modelId=args.model, body=json.dumps(body))
             events = [json.loads(event["chunk"]["bytes"]) for event in answer["body"]]
             return "".join(e["delta"]["text"] for e in events if e["type"] == "content_block_delta")
         if args.client == "boto3-converse":
