@@ -324,9 +324,7 @@ async fn pollers(
 
 /// Limits that the configuration states go the way of those that are polled.
 async fn tell_configured(config: &Config, shared: &Shared, clock: &Clock) {
-    let (source, rows) = ("config".into(), config.quotas.clone());
-    let told =
-        Arc::new(Quotas { source, at: clock.now(), rows, aliases: Vec::new(), workspaces: Vec::new() });
+    let told = Arc::new(Quotas::of("config".into(), clock.now(), config.quotas.clone()));
     if shared.observations.send(Observation::Quotas(told)).await.is_err() {
         tracing::error!("the engine is gone");
     }

@@ -17,6 +17,7 @@ pub mod sources;
 
 pub mod admin;
 pub mod app;
+pub mod causes;
 pub mod cli;
 pub mod clock;
 pub mod demo;

@@ -473,6 +473,29 @@ pub struct Quota {
     pub resets: Option<Timestamp>,
 }
 
+impl Quota {
+    /// A limit of which nothing is known yet but which it is.
+    pub const fn of(
+        surface: Surface,
+        account: Account,
+        model: ModelGroup,
+        limiter: Limiter,
+        window: Window,
+    ) -> Self {
+        Self {
+            surface,
+            account,
+            model,
+            limiter,
+            window,
+            limit: None,
+            drawn: None,
+            refused: None,
+            resets: None,
+        }
+    }
+}
+
 /// Another name of a model, as a provider's API gives it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Alias {
@@ -497,6 +520,18 @@ pub struct Quotas {
     pub aliases: Vec<Alias>,
     /// Names of workspaces, by id.
     pub workspaces: Vec<(Arc<str>, Arc<str>)>,
+}
+
+impl Quotas {
+    /// What a source told of limits, and nothing else.
+    pub const fn of(source: Arc<str>, at: Timestamp, rows: Vec<Quota>) -> Self {
+        Self { source, at, rows, aliases: Vec::new(), workspaces: Vec::new() }
+    }
+
+    /// The group whose limits a model draws on: its own, where no other is told.
+    pub fn group(&self, model: ModelGroup) -> ModelGroup {
+        self.aliases.iter().find(|alias| alias.name == model).map_or(model, |alias| alias.group.clone())
+    }
 }
 
 /// What a source hands on.

@@ -136,22 +136,16 @@ fn row(quota: &Quota) -> Option<Row> {
 
 fn quota(row: &Row) -> Option<Quota> {
     let arc = |text: &Option<String>| text.as_deref().map(Into::into);
-    Some(Quota {
-        surface: Surface::named(&row.surface)?,
-        account: Account {
-            organization: arc(&row.organization),
-            workspace: arc(&row.workspace),
-            project: arc(&row.project),
-            region: arc(&row.region),
-        },
-        model: ModelGroup::named(&row.model),
-        limiter: Limiter::named(&row.limiter),
-        window: Window::named(&row.window)?,
-        limit: Some(Amount::new(row.limit)),
-        drawn: None,
-        refused: None,
-        resets: None,
-    })
+    let account = Account {
+        organization: arc(&row.organization),
+        workspace: arc(&row.workspace),
+        project: arc(&row.project),
+        region: arc(&row.region),
+    };
+    let (surface, window) = (Surface::named(&row.surface)?, Window::named(&row.window)?);
+    let quota =
+        Quota::of(surface, account, ModelGroup::named(&row.model), Limiter::named(&row.limiter), window);
+    Some(Quota { limit: Some(Amount::new(row.limit)), ..quota })
 }
 
 #[cfg(test)]

@@ -266,21 +266,15 @@ impl Checker<'_> {
             let (Some(surface), Some(limiter)) = (surface.and_then(|s| Surface::named(&s)), limiter) else {
                 continue;
             };
-            checked.push(Quota {
-                surface,
-                account: Account {
-                    project: Some(quota.project.as_str().into()),
-                    region: Some(quota.region.as_str().into()),
-                    ..Account::default()
-                },
-                model: pool(surface, &quota.model, &quota.region),
-                limiter: Limiter::named(&limiter),
-                window: Window::Minute,
-                limit: Some(Amount::new(quota.per_minute.value)),
-                drawn: None,
-                refused: None,
-                resets: None,
-            });
+            let account = Account {
+                project: Some(quota.project.as_str().into()),
+                region: Some(quota.region.as_str().into()),
+                ..Account::default()
+            };
+            let model = pool(surface, &quota.model, &quota.region);
+            let limit = Some(Amount::new(quota.per_minute.value));
+            let quota = Quota::of(surface, account, model, Limiter::named(&limiter), Window::Minute);
+            checked.push(Quota { limit, ..quota });
         }
         checked
     }

@@ -22,6 +22,5 @@ pub use bucket::{Bucket, Forecast, Pace};
 pub use incident::{Attempt, Cause, Change, Incident, Over, What};
 pub use incidents::{ChangeKey, Turn};
 pub use local::LocalRules;
-pub use quotas::MOST_ROWS;
 pub use snapshot::{BucketView, MissingKey, RejectionKey, RejectionView, Snapshot};
 pub use window::Window;

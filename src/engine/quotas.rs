@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Most rows kept of one source.
-pub const MOST_ROWS: usize = 20_000;
+const MOST_ROWS: usize = 20_000;
 /// Most sources.
 const MOST_SOURCES: usize = 512;
 /// Part of a cap at which the alert begins, whatever the forecast.

@@ -111,8 +111,7 @@ impl Api {
     }
 
     fn quotas(&self, source: &str, rows: Vec<Quota>) -> Quotas {
-        let (source, at) = (source.into(), self.clock.now());
-        Quotas { source, at, rows, aliases: Vec::new(), workspaces: Vec::new() }
+        Quotas::of(source.into(), self.clock.now(), rows)
     }
 }
 
@@ -213,17 +212,8 @@ impl Limits {
                     self.unusable.note(&limit.r#type, "its value is no whole number of zero or more");
                     continue;
                 };
-                rows.push(Quota {
-                    surface: Surface::AnthropicApi,
-                    account: account.clone(),
-                    model: model.clone(),
-                    limiter,
-                    window,
-                    limit: Some(Amount::new(value)),
-                    drawn: None,
-                    refused: None,
-                    resets: None,
-                });
+                let quota = Quota::of(Surface::AnthropicApi, account.clone(), model.clone(), limiter, window);
+                rows.push(Quota { limit: Some(Amount::new(value)), ..quota });
             }
         }
         rows
@@ -353,9 +343,10 @@ impl Usage {
         let Some(last) = minutes.last() else { return Ok(Vec::new()) };
         let until = moment(&last.ending_at)?;
         let known = self.groups.borrow();
-        let aliases = known.good.as_ref().map(|(_, quotas)| quotas.aliases.as_slice()).unwrap_or_default();
-        let group = |model: ModelGroup| {
-            aliases.iter().find(|alias| alias.name == model).map_or(model, |alias| alias.group.clone())
+        let quotas = known.good.as_ref().map(|(_, quotas)| quotas);
+        let group = |model: ModelGroup| match quotas {
+            Some(quotas) => quotas.group(model),
+            None => model,
         };
         let mut sums: BTreeMap<(Option<&str>, ModelGroup), [u64; 2]> = BTreeMap::new();
         for used in minutes.iter().flat_map(|minute| &minute.results) {

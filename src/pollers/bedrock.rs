@@ -7,7 +7,7 @@
 
 use super::asked::{Asked, Named, Told};
 use super::budget::Budget;
-use super::runner::{Failure, Poll, State, asked_once};
+use super::runner::{Failure, Poll, State, asked_once, bounded};
 use super::unusable::Unusable;
 use crate::clock::Clock;
 use crate::config::pollers::Aws;
@@ -102,27 +102,12 @@ pub struct Place {
 
 impl Place {
     fn quota(&self, model: ModelGroup, limiter: Limiter, window: Window) -> Quota {
-        Quota {
-            surface: Surface::Bedrock,
-            account: self.account.clone(),
-            model,
-            limiter,
-            window,
-            limit: None,
-            drawn: None,
-            refused: None,
-            resets: None,
-        }
+        Quota::of(Surface::Bedrock, self.account.clone(), model, limiter, window)
     }
 
     fn told(&self, rows: Vec<Quota>, aliases: Vec<Alias>) -> Told {
-        Arc::new(Quotas {
-            source: self.source.clone(),
-            at: self.clock.now(),
-            rows,
-            aliases,
-            workspaces: Vec::new(),
-        })
+        let told = Quotas::of(self.source.clone(), self.clock.now(), rows);
+        Arc::new(Quotas { aliases, ..told })
     }
 }
 
@@ -155,7 +140,7 @@ impl Limits {
         let (mut values, mut calls) = (BTreeMap::new(), 0);
         let mut next = None;
         for page in 0.. {
-            bounded(page, "servicequotas:ListAWSDefaultServiceQuotas")?;
+            bounded(page, MOST_PAGES, "servicequotas:ListAWSDefaultServiceQuotas")?;
             pace(&mut calls).await;
             let request =
                 self.quotas.list_aws_default_service_quotas().service_code("bedrock").max_results(100);
@@ -170,7 +155,7 @@ impl Limits {
         }
         let mut next = None;
         for page in 0.. {
-            bounded(page, "servicequotas:ListServiceQuotas")?;
+            bounded(page, MOST_PAGES, "servicequotas:ListServiceQuotas")?;
             pace(&mut calls).await;
             let request = self.quotas.list_service_quotas().service_code("bedrock").max_results(100);
             let answer = request.set_next_token(next).send().await;
@@ -218,7 +203,7 @@ impl Limits {
     async fn aliases(&self) -> Result<Vec<Alias>, Failure> {
         let (mut aliases, mut next) = (Vec::new(), None);
         for page in 0.. {
-            bounded(page, "bedrock:ListInferenceProfiles")?;
+            bounded(page, MOST_PAGES, "bedrock:ListInferenceProfiles")?;
             let request = self.bedrock.list_inference_profiles().max_results(100);
             let request = request.type_equals(InferenceProfileType::Application).set_next_token(next);
             let answer =
@@ -276,10 +261,6 @@ fn named(quota: &aws_sdk_servicequotas::types::ServiceQuota) -> Option<(String, 
     Some((quota.quota_name()?.to_owned(), quota.value()?))
 }
 
-fn bounded(page: usize, what: &str) -> Result<(), Failure> {
-    if page < MOST_PAGES { Ok(()) } else { Err(Failure::from(format!("{what}: its pages do not end"))) }
-}
-
 async fn pace(calls: &mut usize) {
     *calls += 1;
     if *calls > BURST {
@@ -330,7 +311,7 @@ impl Usage {
             let dimension = if namespace == RUNTIME { "ModelId" } else { "Model" };
             let mut next = None;
             for page in 0.. {
-                bounded(page, "cloudwatch:ListMetrics")?;
+                bounded(page, MOST_PAGES, "cloudwatch:ListMetrics")?;
                 self.budget.spend(1, self.place.clock.now())?;
                 let request = self.cloudwatch.list_metrics().namespace(namespace);
                 let request = request.recently_active(RecentlyActive::Pt3H).set_next_token(next);
@@ -377,7 +358,7 @@ impl Usage {
             self.budget.spend(queries.len() as u64, self.place.clock.now())?;
             let mut next = None;
             for page in 0.. {
-                bounded(page, "cloudwatch:GetMetricData")?;
+                bounded(page, MOST_PAGES, "cloudwatch:GetMetricData")?;
                 let request =
                     self.cloudwatch.get_metric_data().set_metric_data_queries(Some(queries.clone()));
                 let request = request.start_time(DateTime::from_secs(from)).end_time(DateTime::from_secs(to));
@@ -412,14 +393,16 @@ impl Usage {
 
     fn rows(&self, sums: &BTreeMap<(usize, i64), f64>, now: i64) -> Vec<Quota> {
         let known = self.known.borrow();
-        let aliases = known.good.as_ref().map(|(_, told)| told.aliases.as_slice()).unwrap_or_default();
+        let told = known.good.as_ref().map(|(_, told)| told);
         let mut pools: BTreeMap<(ModelGroup, i64), Drew> = BTreeMap::new();
         for ((metric, minute), value) in sums.iter().filter(|((_, minute), _)| *minute + 60 <= now - SETTLES)
         {
             let (namespace, name, model) = &self.existing[*metric];
             let pool = bedrock::pool(model, *namespace == MANTLE);
-            let group =
-                aliases.iter().find(|alias| alias.name == pool).map_or(pool, |alias| alias.group.clone());
+            let group = match told {
+                Some(told) => told.group(pool),
+                None => pool,
+            };
             let drew = pools.entry((group, *minute)).or_default();
             if name.starts_with("CacheWrite") {
                 // Two spellings of one metric.

@@ -1,6 +1,7 @@
 //! One JSON document by HTTP: bounded, its failures without addresses and with the wait that was asked for.
 
 use super::runner::Failure;
+use crate::causes::chain;
 use http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -82,9 +83,4 @@ pub fn refused(answer: &Answer) -> Failure {
         message: format!("{}{}", answer.status, said.unwrap_or_default()),
         retry_after: wait.map(Duration::from_secs),
     }
-}
-
-/// An error with its causes.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -90,6 +90,14 @@ impl<V> Default for State<V> {
     }
 }
 
+/// Gives up a list whose pages do not end.
+///
+/// # Errors
+/// If there have been `most` of them.
+pub fn bounded(page: usize, most: usize, what: &str) -> Result<(), Failure> {
+    if page < most { Ok(()) } else { Err(Failure::from(format!("{what}: its pages do not end"))) }
+}
+
 /// Waits until another source has been asked once, whatever it said; false if it never will be.
 pub async fn asked_once<V>(other: &mut watch::Receiver<State<V>>) -> bool {
     other.wait_for(|state| state.good.is_some() || state.failure.is_some()).await.is_ok()

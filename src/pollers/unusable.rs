@@ -29,9 +29,4 @@ impl Unusable {
             self.named.insert(what);
         }
     }
-
-    /// The names that were logged.
-    pub fn named(&self) -> impl Iterator<Item = &str> {
-        self.named.iter().map(String::as_str)
-    }
 }

@@ -7,7 +7,7 @@
 
 use super::asked::{Asked, Named as Poller, Told};
 use super::budget::Budget;
-use super::runner::{Failure, Poll, State, asked_once};
+use super::runner::{Failure, Poll, State, asked_once, bounded};
 use super::unusable::Unusable;
 use crate::clock::Clock;
 use crate::config::pollers::Google;
@@ -92,31 +92,16 @@ pub struct Place {
 
 impl Place {
     fn quota(&self, location: &str, model: ModelGroup, limiter: Limiter) -> Quota {
-        Quota {
-            surface: Surface::Vertex,
-            account: Account {
-                project: Some(self.project.clone()),
-                region: Some(location.into()),
-                ..Account::default()
-            },
-            model,
-            limiter,
-            window: Window::Minute,
-            limit: None,
-            drawn: None,
-            refused: None,
-            resets: None,
-        }
+        let account = Account {
+            project: Some(self.project.clone()),
+            region: Some(location.into()),
+            ..Account::default()
+        };
+        Quota::of(Surface::Vertex, account, model, limiter, Window::Minute)
     }
 
     fn told(&self, rows: Vec<Quota>) -> Told {
-        Arc::new(Quotas {
-            source: self.source.clone(),
-            at: self.clock.now(),
-            rows,
-            aliases: Vec::new(),
-            workspaces: Vec::new(),
-        })
+        Arc::new(Quotas::of(self.source.clone(), self.clock.now(), rows))
     }
 }
 
@@ -134,7 +119,7 @@ impl Poll for Limits {
             format!("projects/{}/locations/global/services/aiplatform.googleapis.com", self.place.project);
         let (mut rows, mut token) = (HashMap::new(), String::new());
         for page in 0.. {
-            bounded(page, "cloudquotas.quotas.get")?;
+            bounded(page, MOST_PAGES, "cloudquotas.quotas.get")?;
             let request = self.quotas.list_quota_infos().set_parent(&parent).set_page_size(500);
             let answer = request.set_page_token(token).send().await;
             let answer =
@@ -338,7 +323,7 @@ impl Usage {
             .set_group_by_fields(by);
         let (mut all, mut token) = (Vec::new(), String::new());
         for page in 0.. {
-            bounded(page, "monitoring.timeSeries.list")?;
+            bounded(page, MOST_PAGES, "monitoring.timeSeries.list")?;
             // At least one series is billed; what is more is added when it is known.
             self.budget.spend(1, self.place.clock.now())?;
             let request =
@@ -416,10 +401,6 @@ fn newest(series: &TimeSeries, unusable: &mut Unusable) -> Option<Newest> {
     })
 }
 
-fn bounded(page: usize, what: &str) -> Result<(), Failure> {
-    if page < MOST_PAGES { Ok(()) } else { Err(Failure::from(format!("{what}: its pages do not end"))) }
-}
-
 /// Why Google refused, in words that say what to do.
 fn failure(permission: &str, role: &str, error: &Error) -> Failure {
     let wait = error
@@ -434,7 +415,7 @@ fn failure(permission: &str, role: &str, error: &Error) -> Failure {
         Some(404) => format!("{permission}: there is no such project"),
         Some(401) => format!("{permission}: the credentials have expired, or are none"),
         Some(status) => format!("{permission}: HTTP {status}"),
-        None => format!("{permission}: {}", super::http::chain(error)),
+        None => format!("{permission}: {}", crate::causes::chain(error)),
     };
     Failure { message, retry_after: wait.map(Duration::from_secs) }
 }

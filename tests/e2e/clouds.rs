@@ -3,16 +3,16 @@
 use crate::programs::{Program, alertmanager, installed, prometheus, root, shipped};
 use crate::support::aws::{ACCOUNT, Aws, REGION};
 use crate::support::google::{Google, Vertex};
+use crate::support::process;
 use crate::support::webhook::Webhook;
 use crate::support::{PATIENCE, Sidecar, eventually, metric, wait_for};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
 
 const SONNET: &str = "cross-region.claude-sonnet-4-6";
 
@@ -157,41 +157,18 @@ async fn the_sdks_for_vertex_pass_and_their_calls_are_counted() {
     assert!(seen.iter().all(|(head, _)| authorization(head) == "Bearer ya29.test"));
 }
 
-/// The sidecar as a process, with credentials of its own; the addresses of its hop (if it has one) and of `/metrics`.
-async fn process(config: &str) -> (Child, Vec<SocketAddr>) {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(config.as_bytes()).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_plimsoll"))
-        .args(["run", "--log-format", "json", "--config"])
-        .arg(file.path())
-        .env_clear()
-        .env("AWS_ACCESS_KEY_ID", "AKIDSIDECAR")
-        .env("AWS_SECRET_ACCESS_KEY", "sidecar-secret")
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let mut addresses = Vec::new();
-    loop {
-        let line =
-            tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().expect("it starts");
-        let line: Value = serde_json::from_str(&line).unwrap();
-        addresses.extend(line["fields"]["address"].as_str().and_then(|a| a.parse::<SocketAddr>().ok()));
-        if line["fields"]["message"].as_str().is_some_and(|m| m.starts_with("metrics")) {
-            break;
-        }
-    }
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    (child, addresses)
-}
+/// The sidecar's own credentials.
+const OWN: [(&str, &str); 3] = [
+    ("AWS_ACCESS_KEY_ID", "AKIDSIDECAR"),
+    ("AWS_SECRET_ACCESS_KEY", "sidecar-secret"),
+    ("AWS_EC2_METADATA_DISABLED", "true"),
+];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_route_that_signs_anew_signs_as_aws_checks_it() {
     let aws = Aws::start().await;
     let route = bedrock_route(&aws).replace('}', &format!(", resign: {{region: {REGION}}}}}"));
-    let (_child, addresses) = process(&config(&route, "")).await;
+    let (_child, addresses) = process::run(&config(&route, ""), &OWN).await;
     for name in ["boto3-invoke", "boto3-converse-stream", "bedrock-bearer"] {
         let said = said(client("python", name, addresses[0])).await;
         assert_eq!(said["text"], "Hello", "{name}: {said}");
@@ -349,7 +326,7 @@ async fn three_sidecars_on_bedrock_are_told_before_the_429() {
         "metrics: {{bind: '127.0.0.1:0'}}\nadmin: {{bind: '127.0.0.1:0'}}\nlisteners: []\nowners: [{{name: ml}}]\npollers:\n  aws: [{{name: prod, project: '{ACCOUNT}', regions: [{REGION}], endpoint_url: 'http://{}'}}]\n",
         aws.address
     );
-    let (_child, addresses) = process(&poller).await;
+    let (_child, addresses) = process::run(&poller, &OWN).await;
     three_sidecars_and_one_quota(Cloud {
         poller: addresses[0],
         route: bedrock_route(&aws),

@@ -4,13 +4,12 @@ use crate::support::api::Api;
 use crate::support::aws::{ACCOUNT, Aws};
 use crate::support::console::{Console, KEY, ORGANIZATION};
 use crate::support::google::Google;
+use crate::support::process;
 use crate::support::{PATIENCE, Sidecar, metric, route_to, wait_for};
 use http_body_util::{BodyExt, Full};
 use plimsoll::app::Seams;
 use serde_json::json;
 use std::io::Write;
-use std::process::Stdio;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 const ALONE: &str = "metrics: {bind: '127.0.0.1:0'}\nadmin: {bind: '127.0.0.1:0'}\nlisteners: []\n";
@@ -218,37 +217,22 @@ async fn invoke(sidecar: &Sidecar, words: usize, max_tokens: u64) -> u16 {
     sent.status().as_u16()
 }
 
-/// The sidecar as a process, with AWS credentials.
+const CREDENTIALS: [(&str, &str); 3] = [
+    ("AWS_ACCESS_KEY_ID", "AKIDTEST"),
+    ("AWS_SECRET_ACCESS_KEY", "secret"),
+    ("AWS_EC2_METADATA_DISABLED", "true"),
+];
+
+/// The sidecar as a process, with AWS credentials; the address of its `/metrics`.
 async fn run(config: &str) -> (Child, String) {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(config.as_bytes()).unwrap();
-    let mut child = aws_command();
-    let mut child = child
-        .args(["run", "--log-format", "json", "--config"])
-        .arg(file.path())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let metrics = loop {
-        let line =
-            tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().expect("it starts");
-        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-        if line["fields"]["message"].as_str().is_some_and(|m| m.starts_with("metrics")) {
-            break line["fields"]["address"].as_str().unwrap().to_owned();
-        }
-    };
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    (child, metrics)
+    let (child, addresses) = process::run(config, &CREDENTIALS).await;
+    (child, addresses.last().unwrap().to_string())
 }
 
 fn aws_command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
     command.env_clear().kill_on_drop(true);
-    command
-        .env("AWS_ACCESS_KEY_ID", "AKIDTEST")
-        .env("AWS_SECRET_ACCESS_KEY", "secret")
-        .env("AWS_EC2_METADATA_DISABLED", "true");
+    command.envs(CREDENTIALS);
     command
 }
 

@@ -6,6 +6,7 @@
 //! signature covers the whole body, which is therefore held, up to [`MAX_BODY`]. Answers stream as ever.
 
 use super::hop::without;
+use crate::causes::chain;
 use crate::clock::Clock;
 use crate::config::Resign;
 use aws_config::{BehaviorVersion, Region};
@@ -202,8 +203,4 @@ fn signed(headers: &HeaderMap, host: &HeaderValue) -> Vec<(String, String)> {
         own.filter_map(|(name, value)| Some((name.to_string(), text(value)?))).collect();
     all.extend(text(host).map(|host| ("host".to_owned(), host)));
     all
-}
-
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -9,6 +9,7 @@ mod h2;
 use super::StartError;
 use super::forward::RequestBody;
 use super::tls;
+use crate::causes::chain;
 use crate::config::Route;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -92,9 +93,4 @@ impl Upstream {
             Self::Http2(pool) => pool.send(request).await.map(|(response, permit)| (response, Some(permit))),
         }
     }
-}
-
-/// An error with its causes; none of them holds more than addresses.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -7,7 +7,8 @@
 //! that comes free. If it fails, it fails for all who waited for it: a dead upstream costs one
 //! timeout, not one for each caller.
 
-use super::{Connector, RequestBody, UpstreamError, chain};
+use super::{Connector, RequestBody, UpstreamError};
+use crate::causes::chain;
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
