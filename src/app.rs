@@ -15,16 +15,19 @@ use crate::dialects;
 use crate::engine::task::{self, Published, Rules};
 use crate::evidence::{Ids, Scrubber};
 use crate::exporters::catalogue::Facts;
-use crate::exporters::{alertmanager, calls, genai, otlp, record, spans};
+use crate::exporters::{alertmanager, calls, otlp, record, spans};
 use crate::ledger::Ledger;
 use crate::observation::{Observation, Quotas};
 use crate::owner::Names;
-use crate::pollers::asked;
 use crate::pollers::runner::{self, Schedule};
 use crate::pollers::status_page::{self, StatusPage};
+use crate::pollers::{asked, gateways};
+use crate::sources::intake::{self, Intake};
 use crate::sources::proxy::identify::Credentials;
 use crate::sources::proxy::tap::{Meter, ReadHead};
 use crate::sources::proxy::{self, Bound, Hop, Prepared, StartError};
+use crate::sources::report::Reports;
+use crate::sources::{self, Listening};
 use crate::stats::Stats;
 use crate::stop::{self, Stopper};
 use arc_swap::ArcSwap;
@@ -94,6 +97,9 @@ pub enum AppError {
     /// A quota API cannot be asked as configured.
     #[error("pollers: {0}")]
     Poller(String),
+    /// A source cannot be read as configured.
+    #[error("sources: {0}")]
+    Source(String),
     /// An Alertmanager cannot be used as configured.
     #[error("{0}")]
     Alertmanager(String),
@@ -110,6 +116,10 @@ pub struct Running {
     /// The time.
     pub clock: Clock,
     hops: Vec<Hop>,
+    /// Where sources outside of the path listen.
+    pub listening: Listening,
+    intake: Intake,
+    sources: Vec<JoinHandle<()>>,
     facts: Arc<Facts>,
     desk: Desk,
     status: Option<JoinHandle<()>>,
@@ -174,16 +184,18 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
     });
     let (otlp, facts) = exports(&config, seams.env, &published, &stats)?;
     let pushers = pushers(&config, &published, &stats, &clock)?;
-    let names = Names::default();
-    config.owners.share(&names);
+    let names = names(&config);
     let pollers = pollers(&config, &shared, &stats, &clock, &names, &rules).await?;
+    let outside = outside(&config, &shared, &stats, &clock).await?;
     let (desk, status) = desk(&config, &published, &facts, &clock)?;
-    let mut listeners = listeners(&config, otlp.as_ref(), facts.genai.clone());
-    listeners.extend(seams.record.map(|recording| recorder(recording, &config, &stats)).transpose()?);
+    let listeners = listeners(&config, otlp.as_ref(), &facts, seams.record)?;
     note_reload(&stats, &clock);
     Ok(Running {
         metrics: admin.address,
         hops,
+        listening: outside.listening,
+        intake: outside.intake,
+        sources: outside.tasks,
         calls: calls::spawn(judged, listeners),
         admin: admin.spawn(published.snapshots.clone(), facts.clone(), clock.clone(), drain, quitting),
         facts,
@@ -213,6 +225,13 @@ fn recorder(
 ) -> Result<calls::Listener, AppError> {
     record::listener(&recording, Scrubber::new(ids(config)), stats)
         .map_err(|source| AppError::Record { path: recording.path, source })
+}
+
+/// Names of workspaces, which pollers learn and owners are resolved by.
+fn names(config: &Config) -> Names {
+    let names = Names::default();
+    config.owners.share(&names);
+    names
 }
 
 /// How ids of accounts are shown.
@@ -256,13 +275,16 @@ fn desk(
 fn listeners(
     config: &Config,
     otlp: Option<&otlp::Pipeline>,
-    genai: Arc<genai::GenAi>,
-) -> Vec<calls::Listener> {
+    facts: &Facts,
+    record: Option<record::Recording>,
+) -> Result<Vec<calls::Listener>, AppError> {
+    let genai = facts.genai.clone();
     let mut listeners: Vec<calls::Listener> = vec![Box::new(move |call| genai.record(call))];
     if let Some(tracers) = otlp.and_then(|pipeline| pipeline.tracers.as_ref()) {
         listeners.push(spans::listener(tracers, config.otlp.span_ratio));
     }
-    listeners
+    listeners.extend(record.map(|recording| recorder(recording, config, &facts.stats)).transpose()?);
+    Ok(listeners)
 }
 
 async fn bind_admin(what: &'static str, address: SocketAddr) -> Result<Admin, AppError> {
@@ -282,6 +304,42 @@ fn meter(config: &Config, shared: &Shared, stats: &Arc<Stats>, clock: &Clock) ->
         read_head: shared.read_head,
         next_id: shared.next_id.clone(),
     })
+}
+
+/// Sources outside of the path.
+struct Outside {
+    intake: Intake,
+    listening: Listening,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+async fn outside(
+    config: &Config,
+    shared: &Shared,
+    stats: &Arc<Stats>,
+    clock: &Clock,
+) -> Result<Outside, AppError> {
+    let intake = Intake {
+        rules: Arc::new(ArcSwap::from_pointee(intake_rules(config))),
+        observations: shared.observations.downgrade(),
+        stats: stats.clone(),
+        clock: clock.clone(),
+        read_head: shared.read_head,
+        next_id: shared.next_id.clone(),
+    };
+    let (listening, mut tasks) = sources::spawn(&config.sources, &intake).await.map_err(AppError::Source)?;
+    let told = intake.clone();
+    let tell = move |source: &str, seen| {
+        told.teller(source).tell(seen);
+    };
+    let gateways = &config.pollers.gateways;
+    let gateways = gateways::spawn(gateways, stats, clock, &shared.observations, &tell);
+    tasks.extend(gateways.map_err(AppError::Poller)?);
+    Ok(Outside { intake, listening, tasks })
+}
+
+fn intake_rules(config: &Config) -> intake::Rules {
+    intake::Rules { places: config.sources.places.clone(), groups: config.model_groups.clone() }
 }
 
 /// What is exported, and the OTLP pipeline if one is configured.
@@ -342,8 +400,17 @@ fn rules_of(config: &Config) -> Rules {
 /// Settings that are read at the start only, so that a reload can say when one has changed.
 fn unswappable(config: &Config) -> String {
     format!(
-        "{} {:?} {:?} {:?} {} {:?}",
-        config.metrics, config.admin.bind, config.otlp, config.evidence, config.max_totals, config.pollers
+        "{} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:?}",
+        config.metrics,
+        config.admin.bind,
+        config.otlp,
+        config.evidence,
+        config.max_totals,
+        config.pollers,
+        config.sources.envoy_als,
+        config.sources.otlp,
+        config.sources.tails,
+        config.sources.state_dir
     )
 }
 
@@ -460,6 +527,11 @@ impl Running {
         self.desk.clone()
     }
 
+    /// The way in for reports by HTTP.
+    pub fn reports(&self) -> Reports {
+        Reports::new(&self.intake)
+    }
+
     /// Puts a new configuration in place, or none of it.
     ///
     /// # Errors
@@ -491,13 +563,14 @@ impl Running {
                 return Err(refused.error.into());
             }
         }
+        self.intake.rules.store(Arc::new(intake_rules(config)));
         self.rules.send_replace(rules_of(config));
         self.facts.owners.store(config.owners.clone());
         tell_configured(config, &self.shared, &self.clock).await;
         std::mem::replace(&mut self.pushers, pushers).stopper.stop();
         if unswappable(config) != self.unswappable {
             tracing::warn!(
-                "changes to metrics, admin, otlp, evidence, pollers or limits.totals take effect at the next start"
+                "changes to metrics, admin, otlp, evidence, pollers, limits.totals or ports and logs of sources take effect at the next start"
             );
         }
         Ok(())
@@ -506,7 +579,7 @@ impl Running {
     /// Stops taking connections, lets calls in flight end, sends the last exports, ends.
     pub async fn shutdown(self) {
         self.draining.stop();
-        for task in self.status.iter().chain(&self.pollers) {
+        for task in self.status.iter().chain(&self.pollers).chain(&self.sources) {
             task.abort();
         }
         let drains: Vec<_> = self.hops.into_iter().map(|hop| tokio::spawn(hop.drain())).collect();
@@ -515,7 +588,7 @@ impl Running {
         }
         // The engine ends with the last sender. Senders of calls that outlived the drain keep the
         // queue open; they are not waited for.
-        drop(self.shared);
+        drop((self.shared, self.intake));
         for (what, task) in [("the engine", self.engine), ("the span exporter", self.calls)] {
             settle(what, task).await;
         }

@@ -50,6 +50,15 @@ struct Row {
     output: AtomicU64,
 }
 
+impl Row {
+    fn add(&self, usage: Usage) {
+        self.input.fetch_add(usage.input.get(), Relaxed);
+        self.cache_write.fetch_add(usage.cache_write.get(), Relaxed);
+        self.cache_read.fetch_add(usage.cache_read.get(), Relaxed);
+        self.output.fetch_add(usage.output.get(), Relaxed);
+    }
+}
+
 /// The totals of everything that passed.
 #[derive(Debug)]
 pub struct Ledger {
@@ -99,11 +108,14 @@ impl Ledger {
         let row = self.row(key);
         row.requests.fetch_add(1, Relaxed);
         if let Some(usage) = usage {
-            row.input.fetch_add(usage.input.get(), Relaxed);
-            row.cache_write.fetch_add(usage.cache_write.get(), Relaxed);
-            row.cache_read.fetch_add(usage.cache_read.get(), Relaxed);
-            row.output.fetch_add(usage.output.get(), Relaxed);
+            row.add(usage);
         }
+    }
+
+    /// Adds the tokens of a call that was settled before they were known.
+    pub fn add_tokens(&self, mut key: TotalsKey, usage: Usage) {
+        key.status = key.status.map(documented_status);
+        self.row(key).add(usage);
     }
 
     fn row(&self, mut key: TotalsKey) -> Arc<Row> {

@@ -4,6 +4,10 @@
 //! must not wait for the end: a [`Start`] when the request has passed, a [`Head`] when the response head
 //! is seen, an [`End`] when the call is over. Sources that learn of a call only afterwards send head and end at once.
 
+mod report;
+
+pub use report::{Key, Keys, Report};
+
 use crate::limit::{Amount, Limiter, Reading, Timestamp, Window};
 use crate::route::{ModelGroup, RouteName, Surface};
 use std::sync::Arc;
@@ -52,6 +56,20 @@ pub enum Client {
     /// Nothing was said.
     #[default]
     Unknown,
+}
+
+impl Client {
+    /// The program that a `user-agent` names.
+    pub fn of_user_agent(agent: Option<&str>) -> Self {
+        match agent {
+            None => Self::Unknown,
+            // Not only at its start: editors and wrappers put their own name before it.
+            Some(agent) if agent.split([' ', ',', '(']).any(|part| part.starts_with("claude-cli/")) => {
+                Self::ClaudeCode
+            }
+            Some(_) => Self::Other,
+        }
+    }
 }
 
 /// Keyed hash of a credential. Stands in incidents and packets only, never in a label.
@@ -211,6 +229,10 @@ pub enum Mark {
     HeliconeRouted,
     /// The answer asks not to retry (`x-should-retry: false`).
     NoRetry,
+    /// The gateway on the way says, outside of the answer itself, that it answered and asked nobody.
+    GatewaySaysOwn,
+    /// The gateway on the way says that what stands behind it answered.
+    GatewaySaysUpstream,
 }
 
 /// A set of [`Mark`]s.
@@ -242,6 +264,10 @@ pub struct Limits {
     pub account: Account,
     /// Every limiter the headers name.
     pub readings: Vec<Reading>,
+    /// Limiters of a gateway's tenant, which it names beside the provider's: another owner's.
+    pub tenant: Vec<Reading>,
+    /// Only chosen headers were seen, so that a missing one says nothing.
+    pub partial: bool,
     /// `retry-after`, on errors only (200s carry it without meaning).
     pub retry_after: Option<Duration>,
     /// The provider's id for this request.
@@ -271,6 +297,15 @@ pub struct Limits {
     /// Limit headers that could not be read, were repeated with different values or contradicted
     /// each other. Counted, never guessed at.
     pub complaints: u32,
+}
+
+impl Limits {
+    /// True if somebody says who answered.
+    pub const fn answered(&self) -> bool {
+        self.marks.has(Mark::GatewaySaysOwn)
+            || self.marks.has(Mark::GatewaySaysUpstream)
+            || self.marks.has(Mark::EnvoyLimited)
+    }
 }
 
 /// A call whose request has passed whole: its size is known seconds before its answer.
@@ -423,16 +458,41 @@ impl End {
     }
 }
 
+impl Start {
+    fn not_after(&mut self, now: Timestamp) {
+        self.at = self.at.min(now);
+    }
+}
+
+impl Head {
+    fn not_after(&mut self, now: Timestamp) {
+        self.at = self.at.min(now);
+    }
+}
+
+impl End {
+    fn not_after(&mut self, now: Timestamp) {
+        self.at = self.at.min(now);
+        self.headed = self.headed.map(|at| at.min(now));
+    }
+}
+
+impl Report {
+    fn not_after(&mut self, now: Timestamp) {
+        self.start.iter_mut().for_each(|start| start.not_after(now));
+        self.head.iter_mut().for_each(|head| head.not_after(now));
+        self.end.iter_mut().for_each(|end| end.not_after(now));
+    }
+}
+
 impl Observation {
     /// Moves what lies after `now` to it.
     pub fn not_after(&mut self, now: Timestamp) {
         match self {
-            Self::Start(start) => start.at = start.at.min(now),
-            Self::Head(head) => head.at = head.at.min(now),
-            Self::End(end) => {
-                end.at = end.at.min(now);
-                end.headed = end.headed.map(|at| at.min(now));
-            }
+            Self::Start(start) => start.not_after(now),
+            Self::Head(head) => head.not_after(now),
+            Self::End(end) => end.not_after(now),
+            Self::Report(report) => report.not_after(now),
             // Taken whole: when it was asked is told by whoever asked, by the same clock.
             Self::Quotas(_) => {}
         }
@@ -543,6 +603,8 @@ pub enum Observation {
     Head(Head),
     /// The end of a call.
     End(Box<End>),
+    /// What a source outside of the call's path tells of it.
+    Report(Box<Report>),
     /// What a quota API says.
     Quotas(Arc<Quotas>),
 }

@@ -22,8 +22,9 @@ pub type Headers = BTreeMap<String, OneOrMany>;
 /// One recorded response. All times are Unix seconds.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 pub struct Line {
-    /// When the answer ended.
-    pub t: f64,
+    /// When the answer ended. (A report that names no time is of the moment in which it comes.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub t: Option<f64>,
     /// When its request had passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<f64>,
@@ -66,6 +67,36 @@ pub struct Line {
     /// Output tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_tokens: Option<u64>,
+    /// Input tokens that were written to a cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write_tokens: Option<u64>,
+    /// Input tokens that were read from a cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_read_tokens: Option<u64>,
+    /// AWS account or Google Cloud project that is charged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// Host that was called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Program or cluster that told or was called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// `user-agent` of the caller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+    /// The provider's id of the request, or its and the gateway's: by them a call is counted once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<OneOrMany>,
+    /// `traceparent`, as the caller sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// `gateway` or `upstream`, where whoever reports knows who answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_by: Option<String>,
+    /// False where this tells how full limits are, and of no call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<bool>,
 }
 
 /// Headers out of JSON; what no header may be called or hold is left out.

@@ -80,6 +80,43 @@ impl Sources {
     }
 }
 
+/// What one source outside of the path told.
+#[derive(Debug, Default)]
+pub struct Feed {
+    /// Reports that were handed to the engine.
+    pub told: Count,
+    /// Reports that were dropped: the engine's queue had no room for them.
+    pub dropped: Count,
+    /// Items that could not be read.
+    pub unusable: Count,
+    /// Items that say nothing of a call to a model.
+    pub skipped: Count,
+    /// Reports whose times were set by the answer's `Date`, because the source's clock is wrong.
+    pub skewed: Count,
+    /// Unix time, in seconds, of the newest report.
+    pub last_at: Count,
+    /// 1 while the source cannot be read (a file that is not there, a port that broke).
+    pub down: Count,
+}
+
+/// Every source outside of the path, by name.
+#[derive(Debug, Default)]
+pub struct Feeds(Mutex<BTreeMap<Arc<str>, Arc<Feed>>>);
+
+impl Feeds {
+    /// The counters of a source; the same ones for the same name.
+    pub fn of(&self, name: &str) -> Arc<Feed> {
+        let mut feeds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        feeds.entry(name.into()).or_default().clone()
+    }
+
+    /// Every source.
+    pub fn all(&self) -> Vec<(Arc<str>, Arc<Feed>)> {
+        let feeds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        feeds.iter().map(|(name, feed)| (name.clone(), feed.clone())).collect()
+    }
+}
+
 /// Everything that Plimsoll counts about itself.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -103,6 +140,10 @@ pub struct Stats {
     pub last_reload_at: Count,
     /// What is polled.
     pub sources: Sources,
+    /// What is told by sources outside of the path.
+    pub feeds: Feeds,
+    /// What was forwarded to a collector.
+    pub forward: Deliveries,
     /// Spans.
     pub spans: Deliveries,
     /// Alerts posted to Alertmanagers.

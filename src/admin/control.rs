@@ -1,19 +1,20 @@
 //! The admin port: what changes something or shows more than numbers. `POST /-/reload`,
-//! `GET /v1/incidents`, `GET /v1/evidence`.
+//! `GET /v1/incidents`, `GET /v1/evidence`, `POST /v1/observations`.
 //!
 //! On loopback by default, and any other address needs a token. The `host` header must name us, or
 //! a page in somebody's browser could reach the port by a name that points to 127.0.0.1 (DNS
-//! rebinding).
+//! rebinding). A browser may also post to it without being asked: so a report must say that it is JSON, which
+//! a page can say only after it was allowed to, and nothing from a page (`origin`) is taken.
 
 use super::incidents::Desk;
 use super::plain;
-use super::server::{self, Bounds};
 use crate::config;
+use crate::http_server::{self as server, Bounds};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
 use secrecy::{ExposeSecret, SecretString};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -47,10 +48,19 @@ impl Requests {
 }
 
 /// What is here.
-const HERE: &str = "Here are POST /-/reload, GET /v1/incidents and GET /v1/evidence.\n";
+const HERE: &str =
+    "Here are POST /-/reload, POST /v1/observations, GET /v1/incidents and GET /v1/evidence.\n";
 
-/// Few have business here.
-const BOUNDS: Bounds = Bounds { connections: 16, lifetime: Duration::from_secs(60) };
+/// People are few here; applications that report keep a connection each.
+const BOUNDS: Bounds = Bounds { connections: 128, lifetime: Duration::from_secs(60) };
+
+/// Takes the body of `POST /v1/observations`: a status, and JSON that says what came of it.
+pub type Take = Arc<dyn Fn(&Bytes) -> (StatusCode, String) + Send + Sync>;
+
+/// Largest body that is read.
+const MAX_BODY: usize = 4 * 1024 * 1024;
+/// How long a sender may take over a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The admin port, listening.
 pub struct Control {
@@ -71,12 +81,14 @@ pub struct BindError {
 struct Site {
     reload: Option<Requests>,
     desk: Option<Desk>,
+    take: Option<Take>,
     token: Option<SecretString>,
     hosts: Vec<String>,
 }
 
 impl Control {
-    /// Listens. Without `reload` there is no file to reload, without `desk` no incident to show.
+    /// Listens. Without `reload` there is no file to reload, without `desk` no incident to show, without `take` nothing to
+    /// report to.
     ///
     /// # Errors
     /// If the address is taken.
@@ -84,6 +96,7 @@ impl Control {
         admin: config::Admin,
         reload: Option<Requests>,
         desk: Option<Desk>,
+        take: Option<Take>,
     ) -> Result<Self, BindError> {
         let failed = |source| BindError { address: admin.bind, source };
         let listener = TcpListener::bind(admin.bind).await.map_err(failed)?;
@@ -91,7 +104,7 @@ impl Control {
         let mut hosts: Vec<String> = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).to_vec();
         hosts.push(address.ip().to_string());
         hosts.extend(admin.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()));
-        Ok(Self { address, listener, site: Arc::new(Site { reload, desk, token: admin.token, hosts }) })
+        Ok(Self { address, listener, site: Arc::new(Site { reload, desk, take, token: admin.token, hosts }) })
     }
 
     /// Serves until dropped.
@@ -99,14 +112,17 @@ impl Control {
         let site = self.site;
         let answer = move |request: Request<Incoming>| {
             let site = site.clone();
-            async move { site.answer(&request).await }
+            async move { site.answer(request).await }
         };
         server::serve(self.listener, BOUNDS, answer).await;
     }
 }
 
 impl Site {
-    async fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn answer<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
         if !self.names_us(request.headers()) {
             return plain(
                 StatusCode::FORBIDDEN,
@@ -119,6 +135,8 @@ impl Site {
             return response;
         }
         match (request.method(), request.uri().path()) {
+            (&Method::POST, "/v1/observations") => self.observations(request).await,
+            (_, "/v1/observations") => plain(StatusCode::METHOD_NOT_ALLOWED, "POST it.\n"),
             (&Method::POST, "/-/reload") => self.reload().await,
             (_, "/-/reload") => plain(StatusCode::METHOD_NOT_ALLOWED, "POST it.\n"),
             (&Method::GET, path) if path.starts_with("/v1/") => self.shown(path, request.uri()).await,
@@ -132,6 +150,40 @@ impl Site {
             ("/v1/evidence", Some(desk)) => desk.evidence(uri).await,
             _ => plain(StatusCode::NOT_FOUND, HERE),
         }
+    }
+
+    async fn observations<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        let Some(take) = &self.take else { return plain(StatusCode::NOT_FOUND, HERE) };
+        let kind =
+            request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        if !["application/json", "application/x-ndjson", "application/jsonl"]
+            .iter()
+            .any(|k| kind.starts_with(k))
+        {
+            let text = "Reports are JSON: send `content-type: application/json` (or application/x-ndjson).\n";
+            return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+        }
+        if request.headers().contains_key(header::ORIGIN) {
+            return plain(StatusCode::FORBIDDEN, "No page in a browser reports here.\n");
+        }
+        let body = Limited::new(request.into_body(), MAX_BODY).collect();
+        let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                return plain(StatusCode::PAYLOAD_TOO_LARGE, "More than 4 MB; send fewer reports at once.\n");
+            }
+            _ => return plain(StatusCode::BAD_REQUEST, "The body did not come whole.\n"),
+        };
+        let (status, text) = take(&body);
+        let mut response = plain(status, &text);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 
     async fn reload(&self) -> Response<Full<Bytes>> {
@@ -166,7 +218,7 @@ mod tests {
 
     fn site(token: Option<&str>) -> Site {
         let hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        Site { reload: None, desk: None, token: token.map(SecretString::from), hosts }
+        Site { reload: None, desk: None, take: None, token: token.map(SecretString::from), hosts }
     }
 
     async fn status(site: &Site, host: &str, token: Option<&str>) -> u16 {
@@ -174,7 +226,7 @@ mod tests {
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        site.answer(&request.body(()).unwrap()).await.status().as_u16()
+        site.answer(request.body(Full::<Bytes>::default()).unwrap()).await.status().as_u16()
     }
 
     #[tokio::test]

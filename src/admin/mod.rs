@@ -3,19 +3,18 @@
 pub mod control;
 pub mod incidents;
 pub mod runbooks;
-mod server;
 
 use crate::clock::Clock;
 use crate::engine::Snapshot;
 use crate::exporters::catalogue::Facts;
 use crate::exporters::prometheus::{Format, render};
+use crate::http_server::{self as server, Bounds};
 use crate::shared_limits::Document;
 use crate::stop::Stop;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use server::Bounds;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -9,6 +9,7 @@ mod replay;
 mod rules;
 mod run;
 mod schema;
+mod statusline;
 
 use crate::config::Config;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -58,6 +59,8 @@ enum Command {
     Rules(rules::Args),
     /// Print the JSON Schema of the configuration.
     Schema(schema::Args),
+    /// Claude Code's status line: pressure on your plan, told to the sidecar too.
+    Statusline(statusline::Args),
 }
 
 /// How log lines are written.
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::main(&args),
         Command::Rules(args) => rules::main(&args),
         Command::Schema(args) => schema::main(&args),
+        Command::Statusline(args) => statusline::main(&args),
     }
 }
 

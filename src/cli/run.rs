@@ -6,8 +6,10 @@ use crate::app::reload::Reloader;
 use crate::app::{self, Running, Seams};
 use crate::config::Config;
 use crate::exporters::record::Recording;
+use bytes::Bytes;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Flags of `run`.
@@ -100,7 +102,9 @@ async fn run(config: Config, path: Option<&Path>, record: Option<Recording>) -> 
         }
         None => (None, None),
     };
-    let control = match Control::bind(admin, requests.clone(), Some(running.desk())).await {
+    let reports = running.reports();
+    let take = Arc::new(move |body: &Bytes| reports.answer(body));
+    let control = match Control::bind(admin, requests.clone(), Some(running.desk()), Some(take)).await {
         Ok(control) => control,
         Err(error) => return failed(&error),
     };
@@ -127,6 +131,9 @@ fn routes(config: &Config) -> Vec<String> {
 fn announce(running: &Running, control: std::net::SocketAddr, routes: &[String]) {
     for address in running.hops() {
         tracing::info!(%address, "hop listens");
+    }
+    for (what, address) in running.listening.all() {
+        tracing::info!(%address, "{what} is received");
     }
     tracing::info!(address = %running.metrics, "metrics, health and runbooks");
     tracing::info!(address = %control, "admin port");

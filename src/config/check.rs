@@ -55,6 +55,7 @@ impl Checker<'_> {
     }
 
     fn config(&mut self, file: wire::File) -> Config {
+        let put_on = file.put_on();
         let external_url =
             file.external_url.and_then(|url| self.url(&url, "external_url", &["http", "https"]));
         let metrics = file.metrics.bind.and_then(|bind| self.bind(&bind, "metrics.bind")).unwrap_or(METRICS);
@@ -67,10 +68,18 @@ impl Checker<'_> {
         let pollers = self.pollers(file.pollers);
         let quotas = self.quotas(file.quotas);
         let counting = self.counting(file.counting);
+        let mut sources = self.sources(file.sources);
+        let told = pollers.is_any() || sources.is_any();
+        let listeners = self.listeners(file.listeners, told);
+        sources.know(&listeners.iter().flat_map(|listener| &listener.routes).collect::<Vec<_>>());
+        for (path, route) in &put_on {
+            self.known_route(route.as_ref(), path, &sources.places);
+        }
         Config {
             external_url: external_url.map(|uri| uri.to_string().trim_end_matches('/').to_owned()),
             owners: Arc::new(self.owners(file.owners, thresholds.knobs)),
-            listeners: self.listeners(file.listeners, pollers.is_any()),
+            listeners,
+            sources,
             credentials,
             fingerprint_key,
             model_groups: ModelGroups::new(file.model_groups.into_iter().collect()),
@@ -111,7 +120,8 @@ impl Checker<'_> {
     fn listeners(&mut self, listeners: Option<Vec<wire::Listener>>, polls: bool) -> Vec<Listener> {
         let Some(listeners) = listeners else { return vec![default_listener()] };
         if listeners.is_empty() && !polls {
-            let message = "no listeners and no pollers; leave the key out for the default one, or add one";
+            let message =
+                "no listeners, no sources and no pollers; leave the key out for the default one, or add one";
             self.problems.push(Problem { path: "listeners".into(), at: None, message: message.into() });
         }
         let (mut names, mut binds) = (BTreeSet::new(), BTreeSet::new());
@@ -462,7 +472,7 @@ impl Checker<'_> {
         }
     }
 
-    fn bind(&mut self, bind: &Spanned<String>, path: &str) -> Option<SocketAddr> {
+    pub(super) fn bind(&mut self, bind: &Spanned<String>, path: &str) -> Option<SocketAddr> {
         let parsed = bind.value.parse().ok();
         if parsed.is_none() {
             self.problem(

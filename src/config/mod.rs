@@ -3,6 +3,7 @@
 mod check;
 pub mod pollers;
 mod problem;
+pub mod sources;
 mod wire;
 
 pub(crate) use check::is_owner_label;
@@ -50,6 +51,8 @@ pub struct Config {
     pub book: BookLimits,
     /// Most rows of totals.
     pub max_totals: usize,
+    /// Sources outside of the path.
+    pub sources: sources::Sources,
     /// Quota APIs that are asked.
     pub pollers: pollers::Pollers,
     /// Limits that were configured.

@@ -23,6 +23,8 @@ pub struct Pollers {
     pub aws: Vec<Aws>,
     /// Google Cloud projects.
     pub google: Vec<Google>,
+    /// Gateways.
+    pub gateways: Vec<Gateway>,
     /// A poller of ours.
     pub limits: Option<Limits>,
 }
@@ -31,8 +33,58 @@ impl Pollers {
     /// True if anything is asked.
     pub fn is_any(&self) -> bool {
         let one = self.anthropic.is_some() || self.limits.is_some();
-        one || !self.aws.is_empty() || !self.google.is_empty()
+        one || !self.aws.is_empty() || !self.google.is_empty() || !self.gateways.is_empty()
     }
+}
+
+/// Which program a gateway is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatewayKind {
+    /// The LiteLLM proxy.
+    Litellm,
+    /// Kong with its `prometheus` plugin.
+    Kong,
+    /// agentgateway.
+    Agentgateway,
+    /// OpenRouter's account.
+    Openrouter,
+}
+
+impl GatewayKind {
+    const ALL: [Self; 4] = [Self::Litellm, Self::Kong, Self::Agentgateway, Self::Openrouter];
+
+    /// The word in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Litellm => "litellm",
+            Self::Kong => "kong",
+            Self::Agentgateway => "agentgateway",
+            Self::Openrouter => "openrouter",
+        }
+    }
+}
+
+/// A gateway that is asked.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    /// Its name.
+    pub name: String,
+    /// Which program.
+    pub kind: GatewayKind,
+    /// Base address, without a slash at its end.
+    pub url: String,
+    /// Base address of its admin API.
+    pub admin_url: String,
+    /// The route of its calls.
+    pub route: Option<String>,
+    /// Its key.
+    pub key: Option<SecretString>,
+    /// Keys whose budgets are asked for.
+    pub keys: Vec<String>,
+    /// Teams whose budgets are asked for.
+    pub teams: Vec<String>,
+    /// How often it is asked.
+    pub interval: Duration,
 }
 
 /// Anthropic's Admin API.
@@ -108,6 +160,12 @@ impl Checker<'_> {
             anthropic: given.anthropic.and_then(|one| self.anthropic(one)),
             aws: given.aws.into_iter().enumerate().map(|(n, one)| self.aws(n, one)).collect(),
             google: given.google.into_iter().enumerate().map(|(n, one)| self.google(n, one)).collect(),
+            gateways: given
+                .gateways
+                .into_iter()
+                .enumerate()
+                .filter_map(|(n, one)| self.gateway(n, one))
+                .collect(),
             limits: given.limits.and_then(|limits| {
                 let url = self.base(Some(limits.url), "pollers.limits.url", "")?;
                 let interval = self.every(&limits.interval_secs, "pollers.limits.interval_secs", 60.0, 5.0);
@@ -125,8 +183,9 @@ impl Checker<'_> {
             one.regions.iter().map(move |region| ("pollers.aws", format!("{}/{region}", one.name)))
         });
         let google = pollers.google.iter().map(|one| ("pollers.google", one.name.clone()));
+        let gateways = pollers.gateways.iter().map(|one| ("pollers.gateways", one.name.clone()));
         let mut seen = std::collections::BTreeSet::new();
-        for (path, name) in aws.chain(google) {
+        for (path, name) in aws.chain(google).chain(gateways) {
             if !seen.insert((path, name.clone())) {
                 let message =
                     format!("`{name}` stands there twice; give each entry its own name, each region once");
@@ -249,6 +308,39 @@ impl Checker<'_> {
             ),
             monthly_series: given.monthly_series.map_or(20_000_000, |most| most.value),
         }
+    }
+
+    fn gateway(&mut self, nth: usize, given: wire::Gateway) -> Option<Gateway> {
+        let at = format!("pollers.gateways[{nth}]");
+        self.label_value(&given.name, &format!("{at}.name"));
+        let known = GatewayKind::ALL.map(GatewayKind::as_str);
+        let word = self.word(&given.kind, &format!("{at}.kind"), "gateway", &known);
+        let url = self.base(Some(given.url), &format!("{at}.url"), "");
+        let admin_url = given.admin_url.and_then(|url| self.base(Some(url), &format!("{at}.admin_url"), ""));
+        let key = given.key.as_ref().and_then(|key| self.secret(key, &format!("{at}.key")));
+        let kind = GatewayKind::ALL.into_iter().find(|kind| word.as_deref() == Some(kind.as_str()))?;
+        let budgets = !given.keys.is_empty() || !given.teams.is_empty();
+        let asks = kind == GatewayKind::Openrouter || kind == GatewayKind::Litellm && budgets;
+        if asks && given.key.is_none() {
+            let message = "its budgets are told only to whoever shows a key; add `key`";
+            self.problem(&given.name, &format!("{at}.key"), message);
+        }
+        if budgets && kind != GatewayKind::Litellm {
+            let message = "only LiteLLM has budgets of keys and teams; leave `keys` and `teams` out";
+            self.problem(&given.name, &at, message);
+        }
+        let url = url?;
+        Some(Gateway {
+            name: given.name.value,
+            kind,
+            admin_url: admin_url.unwrap_or_else(|| url.clone()),
+            url,
+            route: given.route.map(|route| route.value),
+            key,
+            keys: given.keys,
+            teams: given.teams,
+            interval: self.every(&given.interval_secs, &format!("{at}.interval_secs"), 15.0, 5.0),
+        })
     }
 
     pub(super) fn quotas(&mut self, given: Vec<wire::Quota>) -> Vec<Quota> {

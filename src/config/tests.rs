@@ -97,7 +97,7 @@ quotas:
 counting: {share: 1.5}
 "#;
     insta::assert_snapshot!(complaint(text));
-    assert!(complaint("listeners: []\n").contains("no listeners and no pollers"));
+    assert!(complaint("listeners: []\n").contains("no listeners, no sources and no pollers"));
 }
 
 #[test]
@@ -112,4 +112,31 @@ fn signing_anew_is_refused_where_it_would_widen_access_unasked() {
     assert!(complaint(&route("0.0.0.0:1", aws, "")).contains("with the sidecar's own credentials"));
     assert_eq!(parse(&route("0.0.0.0:1", aws, ", any_caller: true")).is_ok(), cfg!(feature = "aws"));
     assert!(complaint(&route("127.0.0.1:1", "http://aws.example", "")).contains("in the clear"));
+}
+
+#[test]
+fn what_is_wrong_with_sources_is_named() {
+    let tail = |rest: &str| format!("sources:\n  tails:\n  - {{path: /x.log{rest}}}\n");
+    for (text, wanted) in [
+        ("sources: {envoy_als: {bind: '0.0.0.0:9431'}}\n".to_owned(), "any_sender"),
+        ("sources: {otlp: {http: '0.0.0.0:4318'}}\n".to_owned(), "any_sender"),
+        ("sources: {otlp: {forward: {endpoint: 'ftp://x'}}}\n".to_owned(), "sources.otlp.forward.endpoint"),
+        (tail(", preset: ngnix"), "did you mean `nginx`"),
+        (tail(", fields: {statuss: code}"), "did you mean `status`"),
+        (tail(", from: middle"), "place in a log"),
+        (tail(", route: apii") + "  routes: [{name: api}]\n", "did you mean `api`"),
+        ("sources:\n  tails: [{path: /a}, {path: /b}]\n".to_owned(), "names another tail already"),
+        (
+            "pollers:\n  gateways: [{name: g, kind: kongg, url: 'http://x'}]\n".to_owned(),
+            "did you mean `kong`",
+        ),
+        ("pollers:\n  gateways: [{name: g, kind: openrouter, url: 'http://x'}]\n".to_owned(), "add `key`"),
+        (
+            "pollers:\n  gateways: [{name: g, kind: kong, url: 'http://x', route: r}]\n".to_owned(),
+            "sources.routes",
+        ),
+    ] {
+        let complaint = complaint(&text);
+        assert!(complaint.contains(wanted), "{text}: {complaint}");
+    }
 }

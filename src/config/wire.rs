@@ -4,6 +4,8 @@
 
 #[path = "wire_pollers.rs"]
 pub(super) mod pollers;
+#[path = "wire_sources.rs"]
+pub(super) mod sources;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -39,6 +41,8 @@ pub(super) struct File {
     pub(super) otlp: Otlp,
     /// Bounds of what is kept in memory.
     pub(super) limits: Limits,
+    /// Sources outside of the traffic's path. With any of them `listeners` may be empty.
+    pub(super) sources: sources::Sources,
     /// Quota APIs that are asked. With pollers `listeners` may be empty: then this process only polls, and
     /// others read its `/v1/limits`.
     pub(super) pollers: pollers::Pollers,
@@ -46,6 +50,20 @@ pub(super) struct File {
     pub(super) quotas: Vec<pollers::Quota>,
     /// How calls to Bedrock and Vertex AI are counted here, since no header tells what is left.
     pub(super) counting: pollers::Counting,
+}
+
+/// A route by its name, with its place in the file.
+type PutOn = (String, Option<Spanned<String>>);
+
+impl File {
+    /// The routes that tails and gateways are put on.
+    pub(super) fn put_on(&self) -> Vec<PutOn> {
+        let tails = self.sources.tails.iter().map(|tail| tail.route.clone()).enumerate();
+        let tails = tails.map(|(n, route)| (format!("sources.tails[{n}].route"), route));
+        let gateways = self.pollers.gateways.iter().map(|gateway| gateway.route.clone()).enumerate();
+        let gateways = gateways.map(|(n, route)| (format!("pollers.gateways[{n}].route"), route));
+        tails.chain(gateways).collect()
+    }
 }
 
 /// One listening address.

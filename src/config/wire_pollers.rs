@@ -16,6 +16,8 @@ pub(in crate::config) struct Pollers {
     pub(in crate::config) aws: Vec<Aws>,
     /// Google Cloud projects whose Vertex AI quotas are asked for.
     pub(in crate::config) google: Vec<Google>,
+    /// Gateways whose counters and budgets are looked at.
+    pub(in crate::config) gateways: Vec<Gateway>,
     /// A poller of ours, which others read so that a hundred sidecars cost no calls.
     pub(in crate::config) limits: Option<Limits>,
 }
@@ -60,6 +62,42 @@ pub(in crate::config) struct WorkspaceCap {
     /// Its cap, in US dollars.
     #[schemars(with = "f64")]
     pub(in crate::config) monthly_spend_usd: Spanned<f64>,
+}
+
+/// A gateway that is asked.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Gateway {
+    /// A name for it, as it stands in metrics.
+    #[schemars(with = "String")]
+    pub(in crate::config) name: Spanned<String>,
+    /// Which program: `litellm`, `kong`, `agentgateway` or `openrouter`.
+    #[schemars(with = "String")]
+    pub(in crate::config) kind: Spanned<String>,
+    /// Its base address; `/metrics` is added. OpenRouter's is `https://openrouter.ai`.
+    #[schemars(with = "String")]
+    pub(in crate::config) url: Spanned<String>,
+    /// The route of its calls; otherwise `sources.routes` tell.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub(in crate::config) route: Option<Spanned<String>>,
+    /// Its key: LiteLLM's admin API and OpenRouter ask for one.
+    #[serde(default)]
+    pub(in crate::config) key: Option<Secret>,
+    /// LiteLLM's admin API, where it has another address than `url`.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub(in crate::config) admin_url: Option<Spanned<String>>,
+    /// Keys of LiteLLM, by alias, whose budgets are asked for.
+    #[serde(default)]
+    pub(in crate::config) keys: Vec<String>,
+    /// Teams of LiteLLM, by id, whose budgets are asked for.
+    #[serde(default)]
+    pub(in crate::config) teams: Vec<String>,
+    /// How often it is asked; 15 by default.
+    #[serde(default)]
+    #[schemars(with = "Option<f64>")]
+    pub(in crate::config) interval_secs: Option<Spanned<f64>>,
 }
 
 /// One AWS account. Credentials come from the usual chain: environment, web identity (IRSA), Pod Identity, instance.

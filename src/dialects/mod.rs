@@ -12,6 +12,7 @@ mod openai;
 pub mod places;
 mod shown;
 pub mod stated;
+mod tenant;
 pub mod vertex;
 
 use crate::limit::{Timestamp, Window};
@@ -33,10 +34,13 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
     let mut anthropic = anthropic::Seen::default();
     let mut openai = openai::Seen::default();
     let mut signs = marks::Signs::default();
+    let mut tenant = tenant::Seen::default();
     let mut usage = None;
     for (name, value) in headers {
         let name = name.as_str();
-        if let Some(rest) = name.strip_prefix("anthropic-") {
+        // Behind its own prefix LiteLLM hands on what the provider wrote, as it was.
+        let passed_on = name.strip_prefix("llm_provider-anthropic-").inspect(|_| signs.header(name, value));
+        if let Some(rest) = passed_on.or_else(|| name.strip_prefix("anthropic-")) {
             match printable(value) {
                 Some(value) => anthropic.header(rest, value),
                 None => anthropic.unreadable(rest),
@@ -50,6 +54,7 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
         if let Some(rest) = name.strip_prefix("x-ratelimit-") {
             openai.header(rest, value);
         }
+        tenant.header(name, value);
     }
     let mut complaints = 0;
     let server_time = http_date(headers);
@@ -70,6 +75,8 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
     Limits {
         account: family.account,
         readings: family.readings,
+        tenant: tenant.finish(now),
+        partial: false,
         retry_after: if status >= 400 { retry_after(headers, now, &mut complaints) } else { None },
         request_id,
         unified: family.unified,

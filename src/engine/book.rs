@@ -15,10 +15,13 @@ use super::incidents::{Incidents, Turn};
 use super::local::{self, Local, LocalKey, LocalRules};
 use super::pools::{PoolId, PoolKey, Pools, Refusal, Whose, pooled};
 use super::quotas::Known;
+use super::reports::Reports;
 use super::snapshot::{BucketView, MissingKey, RejectionKey, RejectionView, Snapshot};
 use super::window::Window as Rolling;
 use crate::limit::{Amount, Level, Limiter, Reading, Refill, Scope, Timestamp, Window};
-use crate::observation::{Account, Call, Client, End, ErrorBody, Head, Limits, Mark, Outcome, Quotas, Start};
+use crate::observation::{
+    Account, Call, Client, Credential, End, ErrorBody, Head, Limits, Mark, Outcome, Quotas, Start,
+};
 use crate::owner::{Class, Evidence, Owners, Verdict, judge};
 use crate::route::{ModelGroup, Owner, OwnerKind, RouteName, Surface};
 use foldhash::fast::RandomState;
@@ -125,7 +128,7 @@ impl Judged {
 
 /// Every bucket, rejection and incident that is known.
 pub struct Book {
-    owners: Arc<Owners>,
+    pub(super) owners: Arc<Owners>,
     thresholds: Thresholds,
     limits: BookLimits,
     buckets: HashMap<BucketKey, Entry, RandomState>,
@@ -135,6 +138,7 @@ pub struct Book {
     local: Local,
     counting: LocalRules,
     known: Known,
+    pub(super) reports: Reports,
     incidents: Incidents,
     missing: HashMap<MissingKey, u64, RandomState>,
     arrivals: HashMap<RouteName, Arrivals, RandomState>,
@@ -160,6 +164,7 @@ impl Book {
             local: Local::default(),
             counting: LocalRules::default(),
             known: Known::default(),
+            reports: Reports::default(),
             incidents: Incidents::default(),
             missing: HashMap::default(),
             arrivals: HashMap::default(),
@@ -211,6 +216,7 @@ impl Book {
         self.pools.set_back(by);
         self.local.set_back(by);
         self.known.set_back(by);
+        self.reports.once.set_back(by);
         for throttle in self.throttles.values_mut() {
             throttle.latch.set_back(by);
             throttle.newest = throttle.newest.minus(by);
@@ -236,12 +242,21 @@ impl Book {
     /// Takes in a response head. Numbers of the OpenAI family on another provider's route were written
     /// by something between: whose they are is not known, so no bucket is made of them.
     pub fn head(&mut self, head: &Head) {
+        if self.reports.once.is_needed() {
+            self.reports.once.hop_head(head);
+            self.reports.saw_call(&head.call.route, head.at);
+        }
+        self.take_head(head);
+    }
+
+    pub(super) fn take_head(&mut self, head: &Head) {
         let call = &head.call;
         let arrivals = self.arrivals.entry(call.route.clone()).or_insert_with(|| Arrivals::new(head.at));
         arrivals.counted.add(1, head.at);
         let surface = proved_surface(call.surface, call.client, &head.limits);
         let owner = self.owners.resolve(surface.owner_kind(), &head.limits.account, &call.route);
         self.miss_headers(head, surface, &owner);
+        self.tenant(head);
         let nobodys =
             head.limits.marks.has(Mark::OpenAiLimits) && surface.owner_kind() != OwnerKind::OtherProvider;
         if nobodys {
@@ -254,6 +269,34 @@ impl Book {
             let key = BucketKey { identity, account: head.limits.account.clone(), surface };
             let pool = pool.filter(|_| Told::of(reading).is_some());
             self.observe(key, reading, &call.route, pool, head.at);
+        }
+    }
+
+    /// Limits of a gateway's tenant, from a route that is a gateway's or a head that bears its mark. Tenants that
+    /// nobody named are kept apart by their credentials.
+    fn tenant(&mut self, head: &Head) {
+        let Head { call, limits, .. } = head;
+        let gateways =
+            [Mark::Litellm, Mark::Kong, Mark::KongUpstream, Mark::EnvoyLimited, Mark::GatewaySaysOwn];
+        let from_one = call.surface == Surface::Gateway || gateways.iter().any(|m| limits.marks.has(*m));
+        if limits.tenant.is_empty() || !from_one {
+            return;
+        }
+        let Credential { alias, fingerprint } = &call.credential;
+        let tenant = alias.clone().or_else(|| fingerprint.map(|hash| hash.to_string().into()));
+        let account = Account { workspace: tenant, ..Account::default() };
+        let owner = self.owners.resolve(OwnerKind::GatewayTenant, &account, &call.route);
+        for reading in &limits.tenant {
+            let identity = Identity {
+                owner: owner.clone(),
+                limiter: reading.limiter.clone(),
+                window: reading.window,
+                scope: Scope::Account,
+                model: ModelGroup::none(),
+                region: None,
+            };
+            let key = BucketKey { identity, account: account.clone(), surface: Surface::Gateway };
+            self.observe(key, reading, &call.route, None, head.at);
         }
     }
 
@@ -326,7 +369,7 @@ impl Book {
     }
 
     /// Takes a call out of its pool, and then sets right what is known of its buckets.
-    fn leave_pool(&mut self, end: &End, refusal: Refusal, left: &[Reading]) {
+    pub(super) fn leave_pool(&mut self, end: &End, refusal: Refusal, left: &[Reading]) {
         let pool = self.pools.of_call(end.call.id);
         self.alerts_version += self.pools.end(end, refusal);
         self.alerts_version += pool.map_or(0, |pool| self.pools.tell(pool, left, end.at));
@@ -357,7 +400,7 @@ impl Book {
         let expected =
             matches!(surface, Surface::AnthropicApi | Surface::ClaudeCodeKey | Surface::ClaudeCodePlan);
         let messages = head.call.method == http::Method::POST && head.call.path.ends_with("/v1/messages");
-        let there = limits.trios || limits.unified;
+        let there = limits.trios || limits.unified || limits.partial;
         if !expected || !messages || there || !(200..300).contains(&head.status) {
             return;
         }
@@ -430,6 +473,13 @@ impl Book {
 
     /// Takes in the end of a call and judges it.
     pub fn end(&mut self, end: Box<End>) -> Judged {
+        if self.reports.once.is_needed() {
+            self.reports.once.hop_end(&end);
+        }
+        self.take_end(end)
+    }
+
+    pub(super) fn take_end(&mut self, end: Box<End>) -> Judged {
         let call = end.call.clone();
         let surface = proved_surface(call.surface, call.client, &end.limits);
         let account = &end.limits.account;
@@ -447,7 +497,7 @@ impl Book {
         let mut evidence = Evidence::new(end.status, &end.limits, error, surface);
         evidence.client = call.client;
         evidence.path = &call.path;
-        evidence.headers_known = end.status.is_some();
+        evidence.headers_known = end.status.is_some() && !end.limits.partial;
         evidence.no_response = end.status.is_none();
         evidence.steep = self.arrivals.get(&call.route).is_some_and(|a| a.steep(end.at));
         let verdict = judge(&evidence);
@@ -557,6 +607,7 @@ impl Book {
             self.throttles.retain(|_, throttle| throttle.latch.since().is_some());
             self.alerts_version += self.pools.sweep(now, idle);
             self.local.sweep(now, idle);
+            self.reports.once.sweep(now);
         }
     }
 
@@ -645,8 +696,11 @@ impl Book {
                 + self.incidents.folded
                 + self.pools.folded
                 + self.local.folded
-                + self.known.folded,
+                + self.known.folded
+                + self.reports.once.forgotten,
             late: self.late,
+            repeated: self.reports.repeated.iter().map(|(source, n)| (source.clone(), *n)).collect(),
+            retries: self.reports.retries.iter().map(|(key, n)| (key.clone(), *n)).collect(),
             ..Snapshot::default()
         }
     }
@@ -833,6 +887,8 @@ pub(crate) fn proved_surface(suggested: Surface, client: Client, limits: &Limits
         // Another provider, and a gateway with caps of its own, may borrow the family's names.
         (true, _, Surface::OpenAi | Surface::AzureOpenAi | Surface::Other | Surface::Gateway) => suggested,
         (true, _, _) => Surface::ClaudeCodePlan,
+        // Handed on by LiteLLM as the provider wrote them; the route is the gateway's, the numbers are not.
+        (_, true, Surface::Gateway) if limits.marks.has(Mark::LitellmProvider) => Surface::AnthropicApi,
         (_, true, Surface::ClaudeCodePlan | Surface::Unknown) if client == Client::ClaudeCode => {
             Surface::ClaudeCodeKey
         }
@@ -884,5 +940,7 @@ fn window_of(limiter: &Limiter, limits: &Limits) -> Window {
 
 #[cfg(test)]
 mod clouds;
+#[cfg(test)]
+mod reports;
 #[cfg(test)]
 mod tests;

@@ -264,8 +264,14 @@ fn spend(quota: &Quota, owners: &Owners) -> Option<Spend> {
     let (used, empty_in) = money(quota)?;
     let dollars = |cents: u64| format!("${}.{:02}", cents / 100, cents % 100);
     let (limit, drawn) = quota.limit.zip(quota.drawn)?;
-    let mut detail =
-        format!("{} of {} are spent this month", dollars(drawn.amount.get()), dollars(limit.get()));
+    let when = match quota.window {
+        Window::Day => " today",
+        Window::Week => " this week",
+        Window::Month => " this month",
+        _ => "",
+    };
+    let (spent, cap) = (dollars(drawn.amount.get()), dollars(limit.get()));
+    let mut detail = format!("{spent} of {cap} are spent{when}");
     if let Some(empty_in) = empty_in {
         let at = drawn.until.plus(empty_in).rfc3339();
         detail.push_str(&format!(

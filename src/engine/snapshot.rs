@@ -124,6 +124,10 @@ pub struct Snapshot {
     pub in_flight: Vec<(RouteName, u64)>,
     /// What quota APIs told, by source.
     pub quotas: Vec<Arc<Quotas>>,
+    /// Reports of calls that were counted before, by source.
+    pub repeated: Vec<(Arc<str>, u64)>,
+    /// Attempts that failed before one that was told of.
+    pub retries: Vec<(TotalsKey, u64)>,
     /// Things that no longer fitted in the bounded tables.
     pub folded: u64,
     /// Observations that came too late to use.

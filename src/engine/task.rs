@@ -6,6 +6,7 @@ use super::book::{Book, BookLimits, Judged};
 use super::incident::{Attempt, Incident};
 use super::incidents::Turn;
 use super::local::LocalRules;
+use super::reports::Settled;
 use super::snapshot::Snapshot;
 use crate::clock::{Clock, Step};
 use crate::ledger::Ledger;
@@ -80,6 +81,13 @@ pub fn spawn(parts: Parts) -> (Published, tokio::task::JoinHandle<()>) {
     (Published { snapshots, alerts }, tokio::spawn(engine.run()))
 }
 
+/// What came of an observation.
+enum Told {
+    Nothing,
+    Judged(Box<Judged>),
+    Settled(Settled),
+}
+
 struct Engine {
     book: Book,
     parts: Parts,
@@ -140,28 +148,43 @@ impl Engine {
         let now = self.parts.clock.now();
         observation.not_after(now);
         let book = &mut self.book;
-        let judged = catch_unwind(AssertUnwindSafe(|| match observation {
+        let told = catch_unwind(AssertUnwindSafe(|| match observation {
             Observation::Start(start) => {
                 book.start(&start);
-                None
+                Told::Nothing
             }
             Observation::Head(head) => {
                 book.head(&head);
-                None
+                Told::Nothing
             }
-            Observation::End(end) => Some(book.end(end)),
+            Observation::End(end) => Told::Judged(Box::new(book.end(end))),
+            Observation::Report(report) => book.report(report, now).map_or(Told::Nothing, Told::Settled),
             Observation::Quotas(told) => {
                 book.quotas(&told, now);
-                None
+                Told::Nothing
             }
         }));
         for (turn, incident) in self.book.take_turns() {
             log_turn(turn, &incident);
         }
-        match judged {
-            Ok(Some(judged)) => self.hand_on(judged),
-            Ok(None) => {}
+        match told {
+            Ok(Told::Judged(judged)) => self.hand_on(*judged),
+            Ok(Told::Settled(settled)) => self.settle(settled),
+            Ok(Told::Nothing) => {}
             Err(_) => self.parts.stats.panics.up(),
+        }
+    }
+
+    /// A call that no hop has counted.
+    fn settle(&self, settled: Settled) {
+        let Settled { key, counts, usage, judged } = settled;
+        if counts {
+            self.parts.ledger.settle(key, usage);
+        } else if let Some(usage) = usage {
+            self.parts.ledger.add_tokens(key, usage);
+        }
+        if let Some(judged) = judged {
+            self.hand_on(*judged);
         }
     }
 
@@ -203,8 +226,13 @@ impl Engine {
         self.parts.stats.queue_depth.set(self.parts.observations.len() as u64);
         let now = self.parts.clock.now();
         let book = &mut self.book;
-        if catch_unwind(AssertUnwindSafe(|| book.tick(now))).is_err() {
-            self.parts.stats.panics.up();
+        let due = catch_unwind(AssertUnwindSafe(|| {
+            book.tick(now);
+            std::iter::from_fn(|| book.due(now)).collect::<Vec<_>>()
+        }));
+        match due {
+            Ok(due) => due.into_iter().for_each(|settled| self.settle(settled)),
+            Err(_) => self.parts.stats.panics.up(),
         }
         for (turn, incident) in self.book.take_turns() {
             log_turn(turn, &incident);

@@ -8,7 +8,7 @@ use crate::ledger::TotalsKey;
 use crate::limit::{Amount, Timestamp};
 use crate::owner::Owners;
 use crate::route::{OwnerId, OwnerKind};
-use crate::stats::{Deliveries, Polls, Stats};
+use crate::stats::{Deliveries, Feed, Polls, Stats};
 use arc_swap::ArcSwap;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -129,6 +129,7 @@ const MISSING: &[&str] =
     &[key::OWNER, key::OWNER_KIND, key::SURFACE, key::ROUTE, key::PROVIDER, key::HEADERS];
 const CALLS: &[&str] =
     &[key::OWNER, key::OWNER_KIND, key::SURFACE, key::ROUTE, key::PROVIDER, key::MODEL, key::STATUS];
+const RETRIED: &[&str] = &[key::OWNER, key::OWNER_KIND, key::SURFACE, key::ROUTE, key::PROVIDER, key::MODEL];
 const TOKENS: &[&str] =
     &[key::OWNER, key::OWNER_KIND, key::SURFACE, key::ROUTE, key::PROVIDER, key::MODEL, key::TOKEN_TYPE];
 
@@ -160,10 +161,13 @@ catalogue! {
     HEADERS_MISSING = "plimsoll.headers.missing", "{response}", Counter, MISSING, "Successes of Anthropic's Messages without any of its limit headers: something between drops them, or writes them anew.";
     REQUESTS = "plimsoll.requests", "{request}", Counter, CALLS, "Calls that ended, by status; without a status no response came.";
     TOKENS_USED = "plimsoll.tokens", "{token}", Counter, TOKENS, "Tokens used, as the provider reports them; cache reads do not count against input limits.";
+    RETRIES = "plimsoll.retries", "{attempt}", Counter, RETRIED, "Attempts that failed before the one that was told of, as a client counts them (Claude Code's OTLP); how each failed is not told.";
     IN_FLIGHT = "plimsoll.in_flight", "{request}", Gauge, &[key::ROUTE], "Calls in flight.";
     OWNER_INFO = "plimsoll.owner.info", "", Gauge, &[key::OWNER, key::OWNER_KIND, key::RUNBOOK, key::DASHBOARD, key::CONTACT], "A configured owner, with whom to call and where its runbook is; always 1.";
     SOURCE_UP = "plimsoll.source.up", "", Gauge, &[key::SOURCE], "1 while a source of observations works.";
     SOURCE_TIME = "plimsoll.source.last_success.time", "s", Gauge, &[key::SOURCE], "Unix time of a source's newest observation of a limit, or of its newest poll that gave something.";
+    TOLD = "plimsoll.source.observations", "{observation}", Counter, &[key::SOURCE, key::OUTCOME], "What a source outside of the path told: `told` was handed to the engine, `repeated` is the part of it that another source had told before, `skipped` is of no call to a model, `dropped` found no room.";
+    SKEWED = "plimsoll.source.skewed", "{observation}", Counter, &[key::SOURCE], "Observations whose times were set by the answer's `Date`, because the source's clock is wrong.";
     POLLS = "plimsoll.source.polls", "{poll}", Counter, &[key::SOURCE, key::OUTCOME], "Polls of a source by whether they gave something.";
     POLL_TIME = "plimsoll.source.poll.duration", "s", Gauge, &[key::SOURCE], "How long the newest poll of a source took.";
     BILLED = "plimsoll.source.billed", "{item}", Counter, &[key::SOURCE], "What a source asked for that is billed: metrics of CloudWatch, series of Cloud Monitoring.";
@@ -406,6 +410,9 @@ fn total_points(snapshot: &Snapshot, push: &mut Push<'_>) {
             push(&TOKENS_USED, Point::new(known(attributes), Value::Whole(n)));
         }
     }
+    for (key, n) in &snapshot.retries {
+        push(&RETRIES, Point::new(known(common(key)), Value::Whole(*n)));
+    }
     for (route, n) in &snapshot.in_flight {
         push(&IN_FLIGHT, Point::new(known(vec![(key::ROUTE, text(route.as_str()))]), Value::Whole(*n)));
     }
@@ -463,6 +470,31 @@ fn polled(name: &str, polls: &Polls, push: &mut Push<'_>) {
     }
 }
 
+/// A source outside of the path; `asked` is one that is polled, whose polls tell the rest.
+fn fed(name: &str, feed: &Feed, asked: bool, repeated: u64, push: &mut Push<'_>) {
+    let source = || vec![(key::SOURCE, text(name))];
+    let outcomes = [
+        ("told", feed.told.get()),
+        ("repeated", repeated),
+        ("skipped", feed.skipped.get()),
+        ("dropped", feed.dropped.get()),
+    ];
+    for (outcome, n) in outcomes {
+        let mut attributes = source();
+        attributes.push((key::OUTCOME, outcome.into()));
+        push(&TOLD, Point::new(known(attributes), Value::Whole(n)));
+    }
+    push(&SKEWED, Point::new(known(source()), Value::Whole(feed.skewed.get())));
+    if asked {
+        return;
+    }
+    push(&SOURCE_UP, Point::new(known(source()), Value::Whole(1 - feed.down.get().min(1))));
+    if feed.last_at.get() > 0 {
+        push(&SOURCE_TIME, Point::new(known(source()), Value::Whole(feed.last_at.get())));
+    }
+    push(&UNUSABLE, Point::new(known(source()), Value::Whole(feed.unusable.get())));
+}
+
 fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
     let hop = || known(vec![(key::SOURCE, Cow::Borrowed("hop"))]);
     push(&SOURCE_UP, Point::new(hop(), Value::Whole(1)));
@@ -471,6 +503,12 @@ fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
     }
     for (name, polls) in stats.sources.all() {
         polled(&name, &polls, push);
+    }
+    let polls = stats.sources.all();
+    for (name, feed) in stats.feeds.all() {
+        let asked = polls.iter().any(|(asked, _)| *asked == name);
+        let repeated = snapshot.repeated.iter().find(|(source, _)| *source == name);
+        fed(&name, &feed, asked, repeated.map_or(0, |(_, n)| *n), push);
     }
     for (metric, n) in [
         (&TAP_DROPPED, stats.tap_dropped.get()),
@@ -490,8 +528,9 @@ fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
     for (outcome, count) in [("applied", &stats.reloads), ("refused", &stats.reloads_refused)] {
         push(&RELOADS, Point::new(known(vec![(key::OUTCOME, outcome.into())]), Value::Whole(count.get())));
     }
-    let exporters: [(&'static str, &Deliveries); 4] = [
+    let exporters: [(&'static str, &Deliveries); 5] = [
         ("alertmanager", &stats.alertmanager),
+        ("otlp_forward", &stats.forward),
         ("otlp_metrics", &stats.otlp),
         ("otlp_spans", &stats.spans),
         ("record", &stats.record),

@@ -151,7 +151,7 @@ fn line(judged: &Judged, scrubber: &Scrubber) -> Line {
         headers.insert((**name).to_owned(), together);
     }
     Line {
-        t: end.at.secs_f64(),
+        t: Some(end.at.secs_f64()),
         started: Some(end.call.started.secs_f64()),
         headed: end.headed.map(Timestamp::secs_f64),
         route: Some(end.call.route.as_str().to_owned()),
@@ -166,6 +166,7 @@ fn line(judged: &Judged, scrubber: &Scrubber) -> Line {
         request_bytes: (end.request.body_bytes > 0).then_some(end.request.body_bytes),
         input_tokens: end.usage.map(|usage| usage.input.get() + usage.cache_write.get()),
         output_tokens: end.usage.map(|usage| usage.output.get()),
+        ..Line::default()
     }
 }
 

@@ -5,6 +5,8 @@ pub mod asked;
 #[cfg(feature = "aws")]
 pub mod bedrock;
 pub mod budget;
+pub mod exposition;
+pub mod gateways;
 pub mod http;
 pub mod runner;
 pub mod shared;

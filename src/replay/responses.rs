@@ -6,16 +6,14 @@
 //! demand shows there first. Memory is bounded by the calls of some minutes, not by the file.
 
 use super::drive::{Driver, Raised};
-use crate::dialects::{self, error_text};
+use crate::dialects;
 use crate::engine::{BookLimits, Thresholds};
-use crate::limit::{Amount, Timestamp};
-use crate::observation::{
-    AuthKind, Call, Client, Credential, End, Head, Outcome, RequestShape, Start, Usage,
-};
+use crate::limit::Timestamp;
+use crate::observation::{End, Head, Report, Start};
 use crate::owner::Owners;
-use crate::recorded::{Line, header_map};
-use crate::route::{ModelGroups, RouteName, Surface};
-use serde_json::Value;
+use crate::recorded::Line;
+use crate::route::ModelGroups;
+use crate::seen::{Maker, Place, Seen};
 use std::collections::BinaryHeap;
 use std::io::BufRead;
 use std::sync::Arc;
@@ -114,7 +112,10 @@ fn parse(text: &[u8]) -> Result<Line, String> {
         return Err(format!("longer than {MAX_LINE} bytes"));
     }
     let line: Line = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    let times = [Some(line.t), line.started, line.headed];
+    let times = [line.t, line.started, line.headed];
+    if line.t.is_none() {
+        return Err("missing field `t`".to_owned());
+    }
     match times.into_iter().flatten().find(|time| !TIMES.contains(time)) {
         Some(time) => Err(format!("{time} is no time in Unix seconds")),
         None => Ok(line),
@@ -163,7 +164,7 @@ struct Replay<'a> {
 impl Replay<'_> {
     fn line(&mut self, line: Line) {
         self.done.responses += 1;
-        let ended = Timestamp::from_secs_f64(line.t);
+        let ended = Timestamp::from_secs_f64(line.t.unwrap_or_default());
         self.done.refused += usize::from(line.status == Some(429));
         self.done.out_of_order += usize::from(ended < self.newest);
         self.newest = self.newest.max(ended);
@@ -179,58 +180,25 @@ impl Replay<'_> {
 
     /// The steps of a call, where they are known.
     fn steps_of(&self, line: Line, ended: Timestamp) -> [Option<(Timestamp, Told)>; 3] {
-        let before_end = |secs: Option<f64>| secs.map(Timestamp::from_secs_f64).map(|at| at.min(ended));
-        let headed = before_end(line.headed).unwrap_or(ended);
-        let started = before_end(line.started).map_or(headed, |at| at.min(headed));
-        let (status, headers) = (line.status, header_map(&line.headers));
-        let model = line.model.as_deref().map(|id| self.setting.groups.of(id));
-        let call = Arc::new(call(self.done.responses as u64, &line, started));
-        let limits = Arc::new(match status {
-            Some(status) => dialects::read_head(status, &headers, headed),
-            None => crate::observation::Limits::default(),
-        });
+        let route = line.route.clone();
+        let mut seen = Seen::from(line);
         // Four bytes a token, where the bytes were not recorded: what English takes.
-        let bytes = line.request_bytes.or(line.input_tokens.map(|tokens| tokens.saturating_mul(4)));
-        let usage = (line.input_tokens.is_some() || line.output_tokens.is_some()).then(|| Usage {
-            input: Amount::new(line.input_tokens.unwrap_or(0)),
-            output: Amount::new(line.output_tokens.unwrap_or(0)),
-            ..Usage::default()
-        });
-        let body = line.body.map(|body| match body {
-            Value::String(text) => text,
-            other => other.to_string(),
-        });
-        let failed = status.is_none_or(|status| status >= 400);
-        // The body of a success is there only if an error came inside its stream.
-        let error = body.map(|text| error_text::read(text.as_bytes(), false, !failed));
-        let start = bytes.map(|bytes| {
-            let start = Start {
-                call: call.clone(),
-                model: model.clone(),
-                at: started,
-                body_bytes: bytes,
-                max_tokens: None,
-            };
-            (started, Told::Start(start))
-        });
-        let head = status.map(|status| {
-            let (call, model, limits) = (call.clone(), model.clone(), limits.clone());
-            (headed, Told::Head(Head { call, model, at: headed, status, limits }))
-        });
-        let end = End {
-            call,
-            model,
-            at: ended,
-            headed: status.map(|_| headed),
-            status,
-            outcome: if status.is_some() { Outcome::Complete } else { Outcome::UpstreamBroken },
-            limits,
-            request: RequestShape { body_bytes: bytes.unwrap_or(0), ..RequestShape::default() },
-            concurrency: 1,
-            usage,
-            error: (failed || error.is_some()).then(|| Box::new(error.unwrap_or_default())),
-        };
-        [start, head, Some((ended, Told::End(Box::new(end))))]
+        let guess = seen.usage.map(|usage| usage.input.get().saturating_mul(4));
+        seen.request_bytes = seen.request_bytes.or(guess);
+        seen.whole = true;
+        let before_end = |at: Option<Timestamp>| at.map(|at| at.min(ended));
+        (seen.headed, seen.started) = (before_end(seen.headed), before_end(seen.started));
+        let source = Arc::from("replay");
+        let maker = Maker { source: &source, groups: &self.setting.groups, read_head: dialects::read_head };
+        let place = Place::named(route.as_deref().unwrap_or("replay"));
+        let (report, _) = maker.report(seen, place, self.done.responses as u64, ended);
+        let Report { start, head, end, .. } = *report;
+        [
+            // In its own place in time, unlike a report that comes while the engine's time has gone on.
+            start.map(|start| (start.call.started, Told::Start(Start { at: start.call.started, ..start }))),
+            head.map(|head| (head.at, Told::Head(head))),
+            end.map(|end| (end.at, Told::End(end))),
+        ]
     }
 
     fn pop(&mut self) {
@@ -255,25 +223,6 @@ impl Replay<'_> {
             self.done.raised = driver.finish();
         }
         self.done
-    }
-}
-
-fn call(id: u64, line: &Line, started: Timestamp) -> Call {
-    Call {
-        id,
-        route: RouteName::new(line.route.as_deref().unwrap_or("replay")),
-        surface: line.surface.as_deref().and_then(Surface::named).unwrap_or(Surface::Unknown),
-        auth: AuthKind::Unknown,
-        credential: Credential::default(),
-        client: Client::Unknown,
-        session: None,
-        upstream: "".into(),
-        region: line.region.as_deref().map(Into::into),
-        project: None,
-        started,
-        traceparent: None,
-        method: line.method.as_deref().and_then(|method| method.parse().ok()).unwrap_or(http::Method::POST),
-        path: line.path.as_deref().unwrap_or("/v1/messages").into(),
     }
 }
 

@@ -15,6 +15,7 @@ mod fail_open;
 mod hostile;
 mod http2;
 mod otlp;
+mod outside;
 mod pipeline;
 #[cfg(all(feature = "aws", feature = "google"))]
 mod pollers;

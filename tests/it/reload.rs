@@ -213,7 +213,7 @@ async fn the_admin_port_reloads_and_explains() {
     let (one, two) = (answering("one").await, answering("two").await);
     let live = Live::start(&config("127.0.0.1:0", one.address, "a", "")).await;
     let admin = config::Admin { bind: ([127, 0, 0, 1], 0).into(), token: None, allowed_hosts: Vec::new() };
-    let control = Control::bind(admin, Some(live.requests.clone()), None).await.unwrap();
+    let control = Control::bind(admin, Some(live.requests.clone()), None, None).await.unwrap();
     let url = format!("http://{}/-/reload", control.address);
     tokio::spawn(control.serve());
     let post = || reqwest::Client::new().post(&url).send();

@@ -364,8 +364,9 @@ const SAMPLES: &[(&str, &str)] = &[
     ("unproved", r#"{"status":429,"body":"Too Many Requests"}"#),
 ];
 
-/// Decided by what only the hop sees: a failed connection, a steep rise.
-const IN_THE_ENGINE: [&str; 3] = ["no_response", "plan_burst", "burst_steep"];
+/// Decided by what no answer shows: a failed connection, a steep rise, what a gateway's log says of itself.
+const IN_THE_ENGINE: [&str; 5] =
+    ["no_response", "plan_burst", "burst_steep", "gateway_says_own", "gateway_failed"];
 
 #[test]
 fn every_sample_is_decided_by_its_rule() {

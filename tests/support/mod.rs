@@ -45,7 +45,9 @@ impl Sidecar {
     /// The address of its admin port, served beside it.
     pub async fn admin(&self) -> SocketAddr {
         let admin = Admin { bind: ([127, 0, 0, 1], 0).into(), token: None, allowed_hosts: Vec::new() };
-        let control = Control::bind(admin, None, Some(self.running.desk())).await.unwrap();
+        let reports = self.running.reports();
+        let take = Arc::new(move |body: &Bytes| reports.answer(body));
+        let control = Control::bind(admin, None, Some(self.running.desk()), Some(take)).await.unwrap();
         let address = control.address;
         tokio::spawn(control.serve());
         address

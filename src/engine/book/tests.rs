@@ -7,7 +7,7 @@ use crate::route::OwnerKind;
 
 const T0: Timestamp = Timestamp::from_secs(1_790_000_000);
 
-fn at(secs: f64) -> Timestamp {
+pub(super) fn at(secs: f64) -> Timestamp {
     T0.plus(Duration::from_secs_f64(secs))
 }
 
@@ -30,7 +30,7 @@ fn call(route: &str) -> Arc<Call> {
     })
 }
 
-fn limits(workspace: &str, remaining: u64) -> Arc<Limits> {
+pub(super) fn limits(workspace: &str, remaining: u64) -> Arc<Limits> {
     let level = Level::Counted { limit: Amount::new(60_000), remaining: Amount::new(remaining) };
     Arc::new(Limits {
         account: Account { workspace: Some(workspace.into()), ..Account::default() },
@@ -48,11 +48,11 @@ fn limits(workspace: &str, remaining: u64) -> Arc<Limits> {
     })
 }
 
-fn head(route: &str, model: &str, limits: Arc<Limits>, now: Timestamp) -> Head {
+pub(super) fn head(route: &str, model: &str, limits: Arc<Limits>, now: Timestamp) -> Head {
     Head { call: call(route), model: Some(ModelGroup::of_model(model)), at: now, status: 200, limits }
 }
 
-fn end(route: &str, status: u16, limits: Arc<Limits>, bytes: u64, now: Timestamp) -> Box<End> {
+pub(super) fn end(route: &str, status: u16, limits: Arc<Limits>, bytes: u64, now: Timestamp) -> Box<End> {
     Box::new(End {
         call: Arc::new(Call { started: now, ..(*call(route)).clone() }),
         model: Some(ModelGroup::of_model("claude-opus-5-5")),
@@ -77,7 +77,7 @@ fn owners() -> Arc<Owners> {
     Arc::new(Owners::new(vec![owner("search", "search"), owner("batch", "batch")]))
 }
 
-fn book(limits: BookLimits) -> Book {
+pub(super) fn book(limits: BookLimits) -> Book {
     Book::new(owners(), Thresholds::default(), limits)
 }
 

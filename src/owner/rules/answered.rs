@@ -144,4 +144,13 @@ pub(super) static RULES: &[Rule] = &[
         All(&[IS_429, Says(&["upstream rate limit exceeded"])]),
         Pick::Nothing,
     )),
+    rule(
+        "gateway_says_own",
+        Rung::AnsweredBy,
+        Class::GatewayTenant,
+        Confidence::Exact,
+        "The gateway's log, metric or callback says that it refused by itself (Envoy's response flags, LiteLLM's error_rate_limit_category, agentgateway's reason).",
+        All(&[REFUSED, Bears(Mark::GatewaySaysOwn)]),
+        GATEWAY_LIMITERS,
+    ),
 ];

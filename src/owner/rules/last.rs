@@ -2,10 +2,11 @@
 
 use super::words::CLAUDE_CODE;
 use super::{IS_429, rule};
+use crate::observation::Mark;
 use crate::owner::cond::{Cond, Fact, Pick};
 use crate::owner::verdict::{Class, Confidence, Rule, Rung};
 use crate::route::Surface;
-use Cond::{All, Any, Is, Not, On, Says, Status, StatusClass, Type};
+use Cond::{All, Any, Bears, Is, Not, On, Says, Status, StatusClass, Type};
 
 /// Phrases, not stems: parameters are called `max_tokens` and `thinking.budget_tokens` too.
 const NAMES_A_LIMIT: Cond = Says(&[
@@ -66,6 +67,15 @@ pub(super) static NO_LIMIT: &[Rule] = &[
                 Type(&["api_error", "timeout_error", "internal_server_error", "server_error"]),
             ]),
         ]),
+        Pick::Nothing,
+    ),
+    rule(
+        "gateway_failed",
+        Rung::AnsweredBy,
+        Class::NotALimit,
+        Confidence::High,
+        "The gateway says that it answered 5xx by itself: its upstream was not reached, or its own limiter failed.",
+        All(&[StatusClass(5), Bears(Mark::GatewaySaysOwn)]),
         Pick::Nothing,
     ),
     rule(
@@ -166,7 +176,7 @@ pub(super) static ROUTE: &[Rule] = &[
         Class::GatewayTenant,
         Confidence::Low,
         "A bare 429 from a gateway that shows no upstream's answer.",
-        All(&[BARE, On(&[Surface::Gateway])]),
+        All(&[BARE, On(&[Surface::Gateway]), Not(&Bears(Mark::GatewaySaysUpstream))]),
         Pick::Nothing,
     ),
     rule(

@@ -90,14 +90,7 @@ pub fn signed_region(headers: &HeaderMap) -> Option<String> {
 
 /// The calling program, as far as it decides the surface.
 pub fn client(headers: &HeaderMap) -> Client {
-    match headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()) {
-        None => Client::Unknown,
-        // Not only at its start: editors and wrappers put their own name before it.
-        Some(agent) if agent.split([' ', ',', '(']).any(|part| part.starts_with("claude-cli/")) => {
-            Client::ClaudeCode
-        }
-        Some(_) => Client::Other,
-    }
+    Client::of_user_agent(headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()))
 }
 
 /// The surface that a request suggests on a route to the Anthropic API.

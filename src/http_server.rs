@@ -1,4 +1,4 @@
-//! The small HTTP/1.1 server under both ports: bounded in connections, in the wait for a request
+//! The small HTTP/1.1 server under our own ports: bounded in connections, in the wait for a request
 //! head, and in how long a connection may live.
 
 use bytes::Bytes;
@@ -20,15 +20,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a port allows.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
+pub struct Bounds {
     /// Most connections at once.
-    pub(super) connections: usize,
+    pub connections: usize,
     /// How long a connection may live.
-    pub(super) lifetime: Duration,
+    pub lifetime: Duration,
 }
 
 /// Serves until dropped. Connections that are open then end by themselves.
-pub(super) async fn serve<A, F>(listener: TcpListener, bounds: Bounds, answer: A)
+pub async fn serve<A, F>(listener: TcpListener, bounds: Bounds, answer: A)
 where
     A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
