@@ -133,6 +133,31 @@ struct RateLimit {
     utilization: Option<f64>,
     overage_status: Option<String>,
     is_using_overage: Option<bool>,
+    /// Every window (2.1.330); older ones show only the one that `rate_limit_type` names.
+    unified_windows: BTreeMap<String, Option<EventWindow>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct EventWindow {
+    utilization: Option<f64>,
+    #[serde(deserialize_with = "time")]
+    resets_at: Option<f64>,
+    status: Option<String>,
+}
+
+impl EventWindow {
+    fn put(&self, window: &str, headers: &mut HeaderMap) {
+        if let Some(used) = self.utilization.filter(|used| used.is_finite() && *used >= 0.0) {
+            set(headers, window, "utilization", &format!("{used}"));
+        }
+        if let Some(resets) = self.resets_at.filter(|at| (0.0..4e9).contains(at)) {
+            set(headers, window, "reset", &format!("{}", resets.round()));
+        }
+        if let Some(status) = &self.status {
+            set(headers, window, "status", status);
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -201,6 +226,10 @@ pub fn read(line: &[u8], now: Timestamp) -> Result<Seen, Nothing> {
             }
             Ok(failure(error_status, error, None, session_id, uuid, now))
         }
+        // What Claude Code says of an error it writes as a message of a model of that name.
+        Message::Assistant(Assistant { message, .. }) if message.model.as_deref() == Some("<synthetic>") => {
+            Err(Nothing::NoField)
+        }
         Message::Assistant(Assistant { message, session_id }) => Ok(success(message, session_id, now)),
         Message::Result(Outcome {
             api_error_status,
@@ -219,16 +248,14 @@ pub fn read(line: &[u8], now: Timestamp) -> Result<Seen, Nothing> {
 impl RateLimit {
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        let window = self.rate_limit_type.as_deref().and_then(abbreviated);
-        if let Some(window) = &window {
-            if let Some(used) = self.utilization.filter(|used| used.is_finite() && *used >= 0.0) {
-                set(&mut headers, window, "utilization", &format!("{used}"));
-            }
-            if let Some(resets) = self.resets_at.filter(|at| (0.0..4e9).contains(at)) {
-                set(&mut headers, window, "reset", &format!("{}", resets.round()));
-            }
-            if let Some(status) = &self.status {
-                set(&mut headers, window, "status", status);
+        if let Some(window) = self.rate_limit_type.as_deref().and_then(abbreviated) {
+            let Self { status, resets_at, utilization, .. } = self;
+            EventWindow { utilization: *utilization, resets_at: *resets_at, status: status.clone() }
+                .put(&window, &mut headers);
+        }
+        for (name, window) in &self.unified_windows {
+            if let Some((window, name)) = window.as_ref().zip(abbreviated(name)) {
+                window.put(&name, &mut headers);
             }
         }
         if let Some(status) = &self.status {

@@ -13,4 +13,5 @@ mod clients;
 mod clouds;
 mod dashboards;
 mod gateways;
+mod outside;
 mod programs;

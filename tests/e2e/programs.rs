@@ -81,9 +81,16 @@ pub async fn alertmanager(config: &str) -> Program {
 
 /// A LiteLLM proxy with this configuration, and this module beside it.
 pub async fn litellm(config: &str, module: &Path) -> Program {
+    litellm_with(config, &[module], &[]).await
+}
+
+/// [`litellm`] with further modules and environment variables.
+pub async fn litellm_with(config: &str, modules: &[&Path], env: &[(&str, String)]) -> Program {
     let (dir, address) = (tempfile::tempdir().unwrap(), free_port());
     std::fs::write(dir.path().join("config.yaml"), config).unwrap();
-    std::fs::copy(module, dir.path().join(module.file_name().unwrap())).unwrap();
+    for module in modules {
+        std::fs::copy(module, dir.path().join(module.file_name().unwrap())).unwrap();
+    }
     let child = spawn(
         Command::new(installed("litellm/bin/litellm"))
             .current_dir(dir.path())
@@ -91,7 +98,8 @@ pub async fn litellm(config: &str, module: &Path) -> Program {
             .arg(address.port().to_string())
             // Its price list would be fetched from the network.
             .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-            .env("PYTHONPATH", dir.path()),
+            .env("PYTHONPATH", dir.path())
+            .envs(env.iter().map(|(name, value)| (name, value))),
         dir.path(),
     );
     // It imports for ten seconds, and longer on a busy machine.
@@ -122,6 +130,125 @@ pub async fn envoy(upstream: SocketAddr) -> Program {
     );
     // It answers for itself as soon as it listens; what is not /v1 is passed on and found nowhere.
     wait_for("Envoy", async || reqwest::get(format!("http://{address}/")).await.ok().map(|_| ())).await;
+    Program { address, _child: child, _dir: dir }
+}
+
+/// The shipped Envoy in front of this upstream, with its three logs where the sidecar takes them.
+pub async fn envoy_with_its_logs(
+    upstream: SocketAddr,
+    to: &plimsoll::sources::Listening,
+    log: &Path,
+) -> Program {
+    let (dir, address) = (tempfile::tempdir().unwrap(), free_port());
+    let shipped = shipped("examples/sources/envoy/bootstrap.yaml");
+    // The API itself, without TLS; ports that nobody has are refused.
+    let tls = shipped.find("    transport_socket:\n").unwrap();
+    let after = tls + shipped[tls..].find("  - name: plimsoll_als").unwrap();
+    let plain = format!("{}{}", &shipped[..tls], &shipped[after..]);
+    let port = |address: Option<SocketAddr>| address.unwrap_or_else(free_port).port();
+    let config = [
+        ("port_value: 10000".to_owned(), format!("port_value: {}", address.port())),
+        (
+            "{address: api.anthropic.com, port_value: 443}".to_owned(),
+            format!("{{address: 127.0.0.1, port_value: {}}}", upstream.port()),
+        ),
+        ("port_value: 9431".to_owned(), format!("port_value: {}", port(to.envoy_als))),
+        ("port_value: 4318".to_owned(), format!("port_value: {}", port(to.otlp_http))),
+        ("/var/log/envoy/plimsoll.jsonl".to_owned(), log.display().to_string()),
+    ]
+    .into_iter()
+    .fold(plain, |text, (from, into)| {
+        assert!(text.contains(&from), "the example has no `{from}` any more");
+        text.replace(&from, &into)
+    });
+    std::fs::write(dir.path().join("envoy.yaml"), config).unwrap();
+    let child = spawn(
+        Command::new(installed("envoy/bin/envoy")).current_dir(dir.path()).args([
+            "-c",
+            "envoy.yaml",
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "--file-flush-interval-msec",
+            "200",
+        ]),
+        dir.path(),
+    );
+    listens("Envoy", address, dir.path()).await;
+    Program { address, _child: child, _dir: dir }
+}
+
+/// Waits until something listens; what it logged, where it does not.
+async fn listens(name: &str, address: SocketAddr, dir: &Path) {
+    let up = async || tokio::net::TcpStream::connect(address).await.ok().map(drop);
+    if tokio::time::timeout(PATIENCE, crate::support::eventually(up)).await.is_err() {
+        panic!("{name}: {}", std::fs::read_to_string(dir.join("log")).unwrap_or_default());
+    }
+}
+
+fn replaced(example: &str, changes: &[(&str, String)]) -> String {
+    changes.iter().fold(shipped(example), |text, (from, into)| {
+        assert!(text.contains(from), "{example} has no `{from}` any more");
+        text.replace(from, into)
+    })
+}
+
+/// The shipped nginx in front of this upstream; its own limit is out of the way until hundreds come at once.
+pub async fn nginx(upstream: SocketAddr, log: &Path) -> Program {
+    let (dir, address) = (tempfile::tempdir().unwrap(), free_port());
+    let site = replaced(
+        "examples/sources/nginx/plimsoll.conf",
+        &[
+            ("127.0.0.1:10080", address.to_string()),
+            ("https://api.anthropic.com", format!("http://{upstream}")),
+            ("/var/log/nginx/plimsoll.jsonl", log.display().to_string()),
+            ("rate=50r/m", "rate=50r/s".to_owned()),
+        ],
+    );
+    std::fs::write(dir.path().join("plimsoll.conf"), site).unwrap();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {};", dir.path().join(kind).display()))
+        .concat();
+    let main = format!(
+        "daemon off; pid nginx.pid; error_log stderr; events {{}} http {{ {temporary} include plimsoll.conf; }}\n"
+    );
+    std::fs::write(dir.path().join("nginx.conf"), main).unwrap();
+    let child = spawn(
+        Command::new("/usr/sbin/nginx")
+            .arg("-p")
+            .arg(dir.path())
+            .arg("-c")
+            .arg(dir.path().join("nginx.conf")),
+        dir.path(),
+    );
+    listens("nginx", address, dir.path()).await;
+    Program { address, _child: child, _dir: dir }
+}
+
+/// The shipped HAProxy in front of this upstream, whose log is its standard output.
+pub async fn haproxy(upstream: SocketAddr, log: &Path) -> Program {
+    let (dir, address) = (tempfile::tempdir().unwrap(), free_port());
+    let shipped = shipped("examples/sources/haproxy/haproxy.cfg");
+    let server = shipped.lines().find(|line| line.trim_start().starts_with("server ")).unwrap();
+    let config = replaced(
+        "examples/sources/haproxy/haproxy.cfg",
+        &[
+            (server, format!("  server api.anthropic.com {upstream}")),
+            ("127.0.0.1:10081", address.to_string()),
+            ("gt 50 }", "gt 300 }".to_owned()),
+        ],
+    );
+    std::fs::write(dir.path().join("haproxy.cfg"), config).unwrap();
+    let child = Command::new("/usr/sbin/haproxy")
+        .arg("-f")
+        .arg(dir.path().join("haproxy.cfg"))
+        .stdin(Stdio::null())
+        .stdout(std::fs::File::create(log).unwrap())
+        .stderr(std::fs::File::create(dir.path().join("log")).unwrap())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|e| panic!("HAProxy: {e}; run scripts/e2e-deps.sh"));
+    listens("HAProxy", address, dir.path()).await;
     Program { address, _child: child, _dir: dir }
 }
 
