@@ -119,7 +119,9 @@ impl Seen {
     pub fn concerns_a_model(&self) -> bool {
         let host = self.host.as_deref().map(|host| bare_host(host).to_ascii_lowercase());
         let path = self.path.as_deref().unwrap_or_default();
-        host.is_some_and(|host| places::surface_of_host(&host).is_some())
+        // What Claude Code or a GenAI operation tells is of nothing else.
+        let told = self.client == Some(Client::ClaudeCode) || self.spanning || self.tokens_only;
+        told || host.is_some_and(|host| places::surface_of_host(&host).is_some())
             || places::surface_of_path(path).is_some()
             || PATHS.iter().any(|known| path.contains(known))
             || self.headers.keys().any(|name| is_a_providers(name.as_str()))

@@ -887,8 +887,12 @@ pub(crate) fn proved_surface(suggested: Surface, client: Client, limits: &Limits
         // Another provider, and a gateway with caps of its own, may borrow the family's names.
         (true, _, Surface::OpenAi | Surface::AzureOpenAi | Surface::Other | Surface::Gateway) => suggested,
         (true, _, _) => Surface::ClaudeCodePlan,
-        // Handed on by LiteLLM as the provider wrote them; the route is the gateway's, the numbers are not.
-        (_, true, Surface::Gateway) if limits.marks.has(Mark::LitellmProvider) => Surface::AnthropicApi,
+        // Handed on as the provider wrote them: the route is the gateway's, the numbers are not.
+        (_, true, Surface::Gateway)
+            if limits.marks.has(Mark::LitellmProvider) || limits.marks.has(Mark::GatewaySaysUpstream) =>
+        {
+            Surface::AnthropicApi
+        }
         (_, true, Surface::ClaudeCodePlan | Surface::Unknown) if client == Client::ClaudeCode => {
             Surface::ClaudeCodeKey
         }

@@ -48,6 +48,8 @@ pub(super) struct Entry {
     pub(super) levels: bool,
     /// Tokens were told.
     pub(super) usage: bool,
+    /// Attempts before it that were told of.
+    pub(super) retries: u64,
     /// A bare failure that waits.
     pub(super) held: Option<Box<Report>>,
 }
@@ -144,6 +146,7 @@ impl Once {
             counted: false,
             levels: false,
             usage: false,
+            retries: 0,
             held: None,
         };
         self.insert(entry, report.keys.trace, now)
@@ -238,6 +241,7 @@ impl Once {
             counted: true,
             levels: true,
             usage: false,
+            retries: 0,
             held: None,
         };
         self.insert(entry, call.trace_id().map(Key::trace), head.at);

@@ -68,7 +68,13 @@ impl Reports {
         *self.repeated.entry(source.clone()).or_default() += 1;
     }
 
-    fn retried(&mut self, mut key: TotalsKey, n: u64) {
+    /// Counts attempts before a call that nobody told of before: a client's event may not know of them, and its span does.
+    fn retried(&mut self, id: Id, mut key: TotalsKey, n: u64) {
+        let before = self.once.get(id).map_or(0, |entry| {
+            let most = entry.retries.max(n);
+            std::mem::replace(&mut entry.retries, most)
+        });
+        let n = n.saturating_sub(before);
         if n == 0 {
             return;
         }
@@ -160,7 +166,7 @@ impl Book {
         entry.counted = true;
         entry.usage = end.usage.is_some();
         let key = self.totals_key(&end);
-        self.reports.retried(key.clone(), retries);
+        self.reports.retried(id, key.clone(), retries);
         let usage = end.usage;
         let judged = self.take_end(end);
         Some(Settled { key, counts: true, usage, judged: Some(Box::new(judged)) })
@@ -186,9 +192,11 @@ impl Book {
         let usage = report.end.as_ref().and_then(|end| end.usage).filter(|_| !entry.usage);
         entry.usage |= usage.is_some();
         self.reports.repeat(&source);
-        // Attempts before it are not counted as retries: whoever told of this call told of those, too.
-        let Report { head, end, .. } = *report;
+        let Report { head, end, retries, .. } = *report;
         let key = end.as_ref().map(|end| self.totals_key(end));
+        if let Some(key) = &key {
+            self.reports.retried(id, key.clone(), retries);
+        }
         if let Some(head) = head.filter(|_| new_levels) {
             self.take_head(&head);
             if let Some(end) = &end {

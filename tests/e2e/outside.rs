@@ -1,6 +1,6 @@
 //! Out of the path, with the real programs: whoever sees limits tells of them in time, and whoever sees less gives verdicts.
 
-use crate::programs::{Program, envoy_with_its_logs, haproxy, installed, litellm_with, nginx, root, shipped};
+use crate::programs::{Program, envoy_with_its_logs, haproxy, installed, litellm_with, nginx, root};
 use crate::support::api::{Answer, Api};
 use crate::support::{PATIENCE, Sidecar, eventually, metric, wait_for};
 use plimsoll::demo::{Capacity, Plan, Provider, Traffic};
@@ -25,7 +25,7 @@ async fn outside(sources: &str) -> Sidecar {
 
 async fn outside_with(sources: &str, more: &str) -> Sidecar {
     let config = format!(
-        "metrics: {{bind: '127.0.0.1:0'}}\nadmin: {{bind: '127.0.0.1:0'}}\nlisteners: []\nowners:\n- {{name: search-team, match: {{routes: [search]}}, runbook_url: 'https://runbooks.example/search'}}\nsources:\n  routes: [{{name: search, match: {{paths: ['*']}}}}]\n{sources}{more}"
+        "metrics: {{bind: '127.0.0.1:0'}}\nadmin: {{bind: '127.0.0.1:0'}}\nlisteners: []\nowners:\n- {{name: search-team, match: {{routes: [search]}}, runbook_url: 'https://runbooks.example/search'}}\nsources:\n  routes: [{{name: search}}]\n{sources}{more}"
     );
     Sidecar::start(&config).await
 }
@@ -223,4 +223,256 @@ async fn opentelemetrys_spans_with_captured_headers_warn_before_the_429_and_coun
     // The SDK's own span and the client's span of the same call are one.
     let (passed, refused) = provider.counts();
     sidecar.wait_metric("plimsoll_requests_total", &[], (passed + refused) as f64).await;
+}
+
+/// The shipped callback in a LiteLLM proxy in front of this upstream; its deployments cool down as told.
+async fn litellm_that_tells(upstream: SocketAddr, admin: SocketAddr, cooldown: &str) -> Program {
+    let deployment = |name: &str, more: &str| {
+        format!(
+            "- model_name: {name}\n  litellm_params: {{model: anthropic/claude-opus-5-5, api_base: 'http://{upstream}', api_key: sk-ant-test-fake{more}}}\n"
+        )
+    };
+    let config = format!(
+        "model_list:\n{}{}{}router_settings: {{num_retries: 0, {cooldown}}}\nlitellm_settings: {{num_retries: 0, callbacks: [plimsoll_callback.plimsoll, prometheus]}}\ngeneral_settings: {{custom_auth: tenants.user_api_key_auth}}\n",
+        deployment("claude-opus-5-5", ""),
+        deployment("claude-two", ""),
+        deployment("claude-two", ", timeout: 5"),
+    );
+    let callback = root().join("examples/sources/litellm/plimsoll_callback.py");
+    let tenants = root().join("tests/e2e/gateways/tenants.py");
+    let url = format!("http://{admin}/v1/observations");
+    litellm_with(&config, &[&callback, &tenants], &[("PLIMSOLL_URL", url)]).await
+}
+
+/// A sidecar on which LiteLLM's calls are a route of a gateway.
+async fn beside_litellm(more: &str) -> Sidecar {
+    Sidecar::start(&format!(
+        "metrics: {{bind: '127.0.0.1:0'}}\nadmin: {{bind: '127.0.0.1:0'}}\nlisteners: []\nowners:\n- {{name: search-team, match: {{routes: [litellm]}}}}\nsources:\n  routes: [{{name: litellm, match: {{sources: [report]}}, surface: gateway}}]\n{more}"
+    ))
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn litellms_callback_warns_of_the_upstreams_bucket_before_the_429() {
+    let provider = Provider::start(CAPACITY).await.unwrap();
+    let sidecar = beside_litellm("").await;
+    let proxy = litellm_that_tells(provider.address, sidecar.admin().await, "disable_cooldowns: true").await;
+    let traffic = Traffic::start(proxy.address, PLAN);
+    let first =
+        async || pressure(&sidecar).or_else(|| traffic.first_429_at().map(|_| panic!("no alert came first")));
+    let alert = tokio::time::timeout(Duration::from_secs(90), eventually(first)).await.expect("an alert");
+    traffic.stop();
+    assert_eq!(alert.identity.owner.kind.as_str(), "anthropic_workspace", "the upstream's bucket: {alert:?}");
+    assert_eq!(
+        (alert.identity.owner.id.as_str(), alert.identity.limiter.as_str()),
+        ("search-team", "input_tokens")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn litellms_callback_and_its_counters_tell_tenant_upstream_and_cooldown_apart() {
+    let api = Api::start().await;
+    let sidecar = beside_litellm("").await;
+    let proxy =
+        litellm_that_tells(api.address, sidecar.admin().await, "allowed_fails: 0, cooldown_time: 30").await;
+    // Beside it one that knows its counters alone.
+    let scraping = Sidecar::start(&format!(
+        "metrics: {{bind: '127.0.0.1:0'}}\nadmin: {{bind: '127.0.0.1:0'}}\nlisteners: []\nsources: {{routes: [{{name: llm, surface: gateway}}]}}\npollers:\n  gateways: [{{name: llm, kind: litellm, url: 'http://{}', route: llm, interval_secs: 5}}]\n",
+        proxy.address
+    ))
+    .await;
+    scraping.wait_metric("plimsoll_source_up", &["gateway:llm"], 1.0).await;
+    let send = async |key: &str, path: &str, model: &str| {
+        let body = json!({"model": model, "max_tokens": 16, "messages": [{"role": "user", "content": "hi"}]});
+        let url = format!("http://{}{path}", proxy.address);
+        Client::new().post(url).bearer_auth(key).json(&body).send().await.unwrap().status().as_u16()
+    };
+    const CHAT: &str = "/v1/chat/completions";
+    // The tenant's limit.
+    for path in [CHAT, CHAT, "/v1/messages"] {
+        send("sk-tenant-rpm", path, "claude-opus-5-5").await;
+    }
+    let own = ["plimsoll_verdict=\"gateway_tenant\"", "plimsoll_limiter=\"requests\"", "answered_by"];
+    sidecar.wait_metric("plimsoll_rejections_total", &own, 2.0).await;
+    // The tenant's level, before its limit is reached: it is the gateway's, and nobody's at the provider.
+    send("sk-tenant-roomy", CHAT, "claude-opus-5-5").await;
+    let level = ["plimsoll_owner_kind=\"gateway_tenant\"", "api_key_requests"];
+    sidecar.wait_metric("plimsoll_limit", &level, 10.0).await;
+    // The upstream's limit, and the cooldown that comes of it.
+    let refusal = || Answer::RateLimited { retry_after: 2, should_retry: true };
+    api.script([refusal(), refusal(), refusal(), refusal()]);
+    let cooling = async || {
+        send("sk-tenant", CHAT, "claude-two").await;
+        let cooldown = ["plimsoll_verdict=\"gateway_tenant\"", "plimsoll_limiter=\"unknown\"", "answered_by"];
+        sidecar.metric("plimsoll_rejections_total", &cooldown).await.filter(|n| *n >= 1.0)
+    };
+    tokio::time::timeout(PATIENCE * 2, eventually(cooling)).await.expect("a cooldown");
+    let upstream =
+        ["plimsoll_verdict=\"anthropic_workspace\"", "plimsoll_limiter=\"input_tokens\"", "header_family"];
+    wait_for("the upstream's refusals", async || {
+        sidecar.metric("plimsoll_rejections_total", &upstream).await.filter(|n| *n >= 1.0)
+    })
+    .await;
+    let unknown = sidecar.metric("plimsoll_rejections_total", &["plimsoll_verdict=\"unknown\""]).await;
+    assert_eq!(unknown, None, "{}", sidecar.scrape().await);
+    for secret in ["sk-tenant", "sk-ant-test-fake", "team-a"] {
+        assert!(!sidecar.scrape().await.contains(secret));
+    }
+    // Counters alone tell the three apart, too, and raise the alert that says that refusals are here.
+    for parts in [["gateway_tenant", "answered_by"], ["anthropic_workspace", "plimsoll_evidence=\"route\""]] {
+        let counted =
+            async || scraping.metric("plimsoll_rejections_total", &parts).await.filter(|n| *n >= 1.0);
+        tokio::time::timeout(PATIENCE * 2, eventually(counted)).await.unwrap_or_else(|_| panic!("{parts:?}"));
+    }
+    let alerts = scraping.running.published.alerts.borrow().clone();
+    assert!(alerts.iter().any(|alert| alert.name == AlertName::Throttled), "{alerts:?}");
+}
+
+/// Claude Code against this upstream, with these variables.
+fn claude_code(upstream: SocketAddr, home: &Path, env: &[(&str, String)], args: &[&str]) -> Command {
+    let mut command = Command::new(installed("node/node_modules/.bin/claude"));
+    command
+        .args(["-p", "hi"])
+        .args(args)
+        .current_dir(home)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("HOME", home)
+        .env("ANTHROPIC_BASE_URL", format!("http://{upstream}"))
+        .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
+        .envs(env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+const KEY: (&str, &str) = ("ANTHROPIC_API_KEY", "sk-ant-test-fake");
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_codes_own_telemetry_gives_calls_retries_and_verdicts() {
+    let api = Api::start().await;
+    let sidecar = outside("  otlp: {http: '127.0.0.1:0', grpc: '127.0.0.1:0'}\n").await;
+    let listening = sidecar.running.listening;
+    let telemetry = |protocol: &str, address: Option<SocketAddr>| {
+        vec![
+            (KEY.0, KEY.1.to_owned()),
+            ("CLAUDE_CODE_ENABLE_TELEMETRY", "1".to_owned()),
+            ("CLAUDE_CODE_ENHANCED_TELEMETRY_BETA", "1".to_owned()),
+            ("OTEL_METRICS_EXPORTER", "otlp".to_owned()),
+            ("OTEL_LOGS_EXPORTER", "otlp".to_owned()),
+            ("OTEL_TRACES_EXPORTER", "otlp".to_owned()),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.to_owned()),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", address.unwrap())),
+            ("OTEL_LOGS_EXPORT_INTERVAL", "500".to_owned()),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "500".to_owned()),
+        ]
+    };
+    let home = tempfile::tempdir().unwrap();
+    let run = async |protocol: &str, address| {
+        let mut command = claude_code(
+            api.address,
+            home.path(),
+            &telemetry(protocol, address),
+            &["--output-format", "json"],
+        );
+        tokio::time::timeout(PATIENCE * 3, command.output()).await.unwrap().unwrap()
+    };
+    // Two attempts are refused, the third passes: only the last is told of, and how many there were.
+    api.script([
+        Answer::RateLimited { retry_after: 1, should_retry: true },
+        Answer::RateLimited { retry_after: 1, should_retry: true },
+    ]);
+    run("http/json", listening.otlp_http).await;
+    sidecar.wait_metric("plimsoll_requests_total", &["=\"200\""], 1.0).await;
+    sidecar.wait_metric("plimsoll_tokens_total", &["=\"output\""], 4.0).await;
+    sidecar.wait_metric("plimsoll_tokens_total", &["=\"input\""], 12.0).await;
+    // Refused for good.
+    api.script([Answer::RateLimited { retry_after: 7, should_retry: false }]);
+    run("grpc", listening.otlp_grpc).await;
+    let refused = ["plimsoll_owner=\"search-team\"", "wording"];
+    sidecar.wait_metric("plimsoll_rejections_total", &refused, 1.0).await;
+    let alerts = sidecar.running.published.alerts.borrow().clone();
+    assert!(alerts.iter().any(|alert| alert.name == AlertName::Throttled), "{alerts:?}");
+    // Its event and its span of one request are one call; metrics say the same tokens once more.
+    let text = sidecar.scrape().await;
+    assert_eq!(metric(&text, "plimsoll_requests_total", &[]), Some(2.0), "{text}");
+    assert_eq!(metric(&text, "plimsoll_tokens_total", &["=\"output\""]), Some(4.0));
+    assert_eq!(metric(&text, "plimsoll_retries_total", &[]), Some(2.0), "{text}");
+    assert!(!text.contains("sk-ant"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_codes_stream_tells_each_retry_and_a_plans_windows() {
+    let api = Api::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("stream.jsonl");
+    std::fs::File::create(&log).unwrap();
+    let sidecar = outside(&format!(
+        "  tails: [{{path: '{}', preset: claude_stream, route: search, from: start}}]\n",
+        log.display()
+    ))
+    .await;
+    let run = async |credential: (&str, &str)| {
+        let env = [(credential.0, credential.1.to_owned())];
+        let mut command =
+            claude_code(api.address, dir.path(), &env, &["--output-format", "stream-json", "--verbose"]);
+        let said = tokio::time::timeout(PATIENCE * 3, command.output()).await.unwrap().unwrap().stdout;
+        std::fs::OpenOptions::new().append(true).open(&log).unwrap().write_all(&said).unwrap();
+    };
+    api.script([
+        Answer::RateLimited { retry_after: 1, should_retry: true },
+        Answer::RateLimited { retry_after: 1, should_retry: true },
+    ]);
+    run(KEY).await;
+    sidecar.wait_metric("plimsoll_requests_total", &["=\"429\""], 2.0).await;
+    sidecar.wait_metric("plimsoll_requests_total", &["=\"200\""], 1.0).await;
+    sidecar.wait_metric("plimsoll_rejections_total", &["plimsoll_owner=\"search-team\""], 2.0).await;
+    // A plan's windows come as an event, the refusal itself as the result.
+    api.script([Answer::PlanRejected]);
+    run(("CLAUDE_CODE_OAUTH_TOKEN", "sk-ant-oat01-test-fake")).await;
+    let window = ["plimsoll_limiter=\"five_hour\"", "plimsoll_owner_kind=\"claude_plan\"", "search-team"];
+    wait_for("the plan's window", async || {
+        sidecar.metric("plimsoll_utilization_ratio", &window).await.filter(|used| *used >= 1.0)
+    })
+    .await;
+    assert!(!sidecar.scrape().await.contains("synthetic"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_status_line_prints_a_plans_windows_and_warns_its_owner() {
+    let sidecar = Sidecar::start(
+        "metrics: {bind: '127.0.0.1:0'}\nadmin: {bind: '127.0.0.1:0'}\nlisteners: []\nowners:\n- {name: dev-team, kinds: [claude_plan]}\nsources: {routes: [{name: laptop}]}\n",
+    )
+    .await;
+    let admin = sidecar.admin().await;
+    let resets = jiff::Timestamp::now().as_second() + 3_600;
+    let line = json!({"session_id": "s", "cwd": "/home/me/secret", "model": {"id": "claude-opus-5-5"},
+        "rate_limits": {"five_hour": {"used_percentage": 92.4, "resets_at": resets}, "seven_day": {"used_percentage": 41, "resets_at": resets}}});
+    let run = async |input: String, admin: String| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_plimsoll"))
+            .args(["statusline", "--route", "laptop", "--admin", &admin])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut child.stdin.take().unwrap(), input.as_bytes())
+            .await
+            .unwrap();
+        let output = child.wait_with_output().await.unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (ok, said) = run(line.to_string(), format!("http://{admin}")).await;
+    assert!(ok && said.starts_with("5h 92% (full again in ") && said.contains("7d 41%"), "{said}");
+    let alert = wait_for("the plan's owner to be warned", async || pressure(&sidecar)).await;
+    assert_eq!(
+        (alert.identity.owner.id.as_str(), alert.identity.limiter.as_str()),
+        ("dev-team", "five_hour")
+    );
+    assert_eq!(alert.route.as_str(), "laptop");
+    assert_eq!(sidecar.metric("plimsoll_requests_total", &[]).await, None, "no call was made");
+    // Nobody there to be told: the line is printed all the same.
+    let (ok, said) = run(line.to_string(), "http://127.0.0.1:9".to_owned()).await;
+    assert!(ok && said.starts_with("5h 92%"));
+    let (ok, _) = run("no json".to_owned(), format!("http://{admin}")).await;
+    assert!(!ok);
 }

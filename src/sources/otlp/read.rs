@@ -7,7 +7,8 @@
 //! - Claude Code's `api_request`, `api_error` and `claude_code.llm_request` know status, tokens, request id and the number
 //!   of attempts. Attempts that failed before the last are nowhere told apart: they are counted as retries, and no verdict
 //!   is made of them. (`api_retries_exhausted` repeats its `api_error`.)
-//! - Claude Code's token metric counts only for sessions that send no events: the same tokens stand in those.
+//! - Claude Code's token metric counts only for sessions that send no events: the same tokens stand in those. Which comes
+//!   first is chance, so points wait for [`HOLD`] before they count.
 
 use super::item::{Attributes, HEADER, Item, Kind};
 use crate::limit::{Amount, Timestamp};
@@ -17,7 +18,7 @@ use crate::route::Surface;
 use crate::seen::{Seen, Span, span_of, without_query};
 use foldhash::fast::RandomState;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -25,23 +26,31 @@ use std::time::Duration;
 /// Most sessions, and most series of cumulative sums, that are remembered.
 const MOST: usize = 10_000;
 
+/// How long a point waits for an event of its session: those are exported every five seconds unless told otherwise.
+pub const HOLD: Duration = Duration::from_secs(15);
+
 /// What is remembered from one export to the next.
 #[derive(Default)]
 pub struct Reader {
     hasher: RandomState,
     /// Sessions that send events; their token metric says the same again.
     sessions: Mutex<HashMap<u64, (), RandomState>>,
+    /// Points that wait, with when they came and their session.
+    waiting: Mutex<VecDeque<(Timestamp, u64, Seen)>>,
     /// The last value of cumulative series.
     series: Mutex<HashMap<u64, (u64, f64), RandomState>>,
 }
 
 impl Reader {
-    /// What an item tells of a call; nothing if it is of something else.
-    pub fn seen(&self, resource: &Attributes<'_>, item: &Item<'_>) -> Option<Seen> {
+    /// What an item tells of a call; nothing if it is of something else, or has to wait.
+    pub fn seen(&self, resource: &Attributes<'_>, item: &Item<'_>, now: Timestamp) -> Option<Seen> {
         let service = resource.get("service.name");
         let claude = service.is_some_and(|name| name.starts_with("claude-code"));
         let seen = match item.kind {
-            Kind::Point => self.tokens(item)?,
+            Kind::Point => {
+                self.wait(service, item, now);
+                return None;
+            }
             Kind::Log if claude => self.event(item)?,
             Kind::Span if claude => llm_request(item)?,
             _ => operation(item).or_else(|| request(item))?,
@@ -51,6 +60,32 @@ impl Reader {
         Some(Seen { service, session: session.or(seen.session), ..seen })
     }
 
+    /// A point of tokens waits.
+    fn wait(&self, service: Option<&str>, item: &Item<'_>, now: Timestamp) {
+        let Some(seen) = self.tokens(item) else { return };
+        let session = self.hash(item.attributes.get("session.id").unwrap_or_default());
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() >= MOST {
+            waiting.pop_front();
+        }
+        waiting.push_back((now, session, Seen { service: service.map(str::to_owned), ..seen }));
+    }
+
+    /// The points that have waited long enough, and whose session sends no events.
+    pub fn due(&self, now: Timestamp) -> Vec<Seen> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = Vec::new();
+        while waiting.front().is_some_and(|(since, ..)| now.since(*since) >= HOLD) {
+            due.extend(waiting.pop_front());
+        }
+        drop(waiting);
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        due.into_iter()
+            .filter(|(_, session, _)| !sessions.contains_key(session))
+            .map(|(.., seen)| seen)
+            .collect()
+    }
+
     fn hash(&self, text: &str) -> u64 {
         self.hasher.hash_one(text)
     }
@@ -58,12 +93,7 @@ impl Reader {
     /// One of Claude Code's events.
     fn event(&self, item: &Item<'_>) -> Option<Seen> {
         let attributes = &item.attributes;
-        let name = attributes.get("event.name").unwrap_or(&item.name);
-        let status = match name.strip_prefix("claude_code.").unwrap_or(name) {
-            "api_request" => Some(200),
-            "api_error" => attributes.number("status_code"),
-            _ => return None,
-        };
+        // Whatever it tells of: this session sends events.
         if let Some(session) = attributes.get("session.id") {
             let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
             if sessions.len() >= MOST {
@@ -71,6 +101,12 @@ impl Reader {
             }
             sessions.insert(self.hash(session), ());
         }
+        let name = attributes.get("event.name").unwrap_or(&item.name);
+        let status = match name.strip_prefix("claude_code.").unwrap_or(name) {
+            "api_request" => Some(200),
+            "api_error" => attributes.number("status_code"),
+            _ => return None,
+        };
         let ended = time(item.end)?;
         let error = attributes.get("error");
         Some(Seen {
@@ -86,12 +122,6 @@ impl Reader {
     /// A point of `claude_code.token.usage`.
     fn tokens(&self, item: &Item<'_>) -> Option<Seen> {
         let attributes = &item.attributes;
-        let session = attributes.get("session.id").unwrap_or_default();
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if sessions.contains_key(&self.hash(session)) {
-            return None;
-        }
-        drop(sessions);
         let value = if item.cumulative { self.since_last(item) } else { item.value };
         let amount = Amount::new(if value > 0.0 && value.is_finite() { value as u64 } else { return None });
         let mut usage = Usage::default();

@@ -72,6 +72,17 @@ impl Receiver {
         shown.is_some_and(|shown| verify_slices_are_equal(shown, token.expose_secret().as_bytes()).is_ok())
     }
 
+    /// Tells what has waited, for as long as it runs.
+    pub async fn tell_what_waits(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            ticks.tick().await;
+            for seen in self.reader.due(self.teller.now()) {
+                self.teller.tell(seen);
+            }
+        }
+    }
+
     /// Reads a message, whose every item is told.
     async fn take(
         self: &Arc<Self>,
@@ -94,10 +105,12 @@ impl Receiver {
 
     /// Reads a message that is no longer compressed.
     fn read(&self, signal: Signal, json: bool, message: &[u8]) -> Result<(), Refused> {
-        let mut take = |resource: &Attributes<'_>, item: Item<'_>| match self.reader.seen(resource, &item) {
-            Some(seen) => drop(self.teller.tell_of_model(seen)),
-            None => self.teller.feed.skipped.up(),
-        };
+        let now = self.teller.now();
+        let mut take =
+            |resource: &Attributes<'_>, item: Item<'_>| match self.reader.seen(resource, &item, now) {
+                Some(seen) => drop(self.teller.tell_of_model(seen)),
+                None => self.teller.feed.skipped.up(),
+            };
         let read = if !json {
             wire::read(signal, message, &mut take).map_err(|_| Refused::Unreadable)
         } else if memchr::memchr_iter(b'{', message).count() > MAX_OBJECTS {

@@ -4,6 +4,7 @@ from litellm.proxy._types import UserAPIKeyAuth
 
 LIMITS = {
     "sk-tenant-rpm": {"rpm_limit": 1},
+    "sk-tenant-roomy": {"rpm_limit": 10},
     "sk-tenant-tpm": {"tpm_limit": 5},
     "sk-tenant-team": {"team_id": "team-a", "team_rpm_limit": 1},
     "sk-tenant-parallel": {"max_parallel_requests": 1},
