@@ -8,9 +8,11 @@ use crate::limit::{Amount, Timestamp};
 use crate::observation::Usage;
 use crate::route::Surface;
 use crate::seen::{Answered, MAX_TEXT, Seen, span_of, without_query};
+use foldhash::fast::FixedState;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -153,7 +155,7 @@ const MAX_BODY: usize = 64 * 1024;
 /// What is wanted at a place in a line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Node {
-    children: Vec<(String, Node)>,
+    children: HashMap<String, Node, FixedState>,
     field: Option<usize>,
     header: Option<HeaderName>,
 }
@@ -161,15 +163,38 @@ struct Node {
 impl Node {
     fn at(&mut self, path: &[&str]) -> &mut Self {
         let Some((first, rest)) = path.split_first() else { return self };
-        let at = self.children.iter().position(|(name, _)| name == first).unwrap_or_else(|| {
-            self.children.push(((*first).to_owned(), Self::default()));
-            self.children.len() - 1
-        });
-        self.children[at].1.at(rest)
+        self.children.entry((*first).to_owned()).or_default().at(rest)
     }
 
     fn child(&self, name: &str) -> Option<&Self> {
-        self.children.iter().find(|(known, _)| known == name).map(|(_, node)| node)
+        self.children.get(name)
+    }
+}
+
+/// A member's name or text, borrowed from the line where that can be. (serde's own `Cow` never is.)
+struct Text;
+
+impl<'l> DeserializeSeed<'l> for Text {
+    type Value = Cow<'l, str>;
+
+    fn deserialize<D: Deserializer<'l>>(self, json: D) -> Result<Cow<'l, str>, D::Error> {
+        json.deserialize_str(self)
+    }
+}
+
+impl<'l> Visitor<'l> for Text {
+    type Value = Cow<'l, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'l str) -> Result<Cow<'l, str>, E> {
+        Ok(Cow::Borrowed(text))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Cow<'l, str>, E> {
+        Ok(Cow::Owned(text.to_owned()))
     }
 }
 
@@ -342,7 +367,7 @@ impl<'l> Visitor<'l> for Walk<'_, '_, 'l> {
 
     fn visit_map<A: MapAccess<'l>>(self, mut map: A) -> Result<(), A::Error> {
         if self.node.field == Some(HEADERS) {
-            while let Some(name) = map.next_key::<Cow<'l, str>>()? {
+            while let Some(name) = map.next_key_seed(Text)? {
                 let node = self.node.child(&name);
                 map.next_value_seed(Header { name: &name, node, found: self.found })?;
             }
@@ -357,7 +382,7 @@ impl<'l> Visitor<'l> for Walk<'_, '_, 'l> {
             self.found.take(self.node, Cow::Owned(text));
             return Ok(());
         }
-        while let Some(name) = map.next_key::<Cow<'l, str>>()? {
+        while let Some(name) = map.next_key_seed(Text)? {
             match (self.node.child(&name), name.strip_prefix("http.response.header.")) {
                 (Some(node), _) => map.next_value_seed(Walk { node, found: self.found })?,
                 // As OpenTelemetry names them: formats without objects (Envoy Gateway's) have no other way.
@@ -431,7 +456,7 @@ impl<'l> Visitor<'l> for Header<'_, '_, 'l> {
     }
 
     fn visit_seq<A: SeqAccess<'l>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(text) = seq.next_element::<Cow<'l, str>>()? {
+        while let Some(text) = seq.next_element_seed(Text)? {
             self.found.header(self.name, &text);
         }
         Ok(())

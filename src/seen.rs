@@ -117,13 +117,16 @@ pub struct Seen {
 impl Seen {
     /// True for what looks like a call to a model: an access log tells of everything that passes.
     pub fn concerns_a_model(&self) -> bool {
-        let host = self.host.as_deref().map(|host| bare_host(host).to_ascii_lowercase());
         let path = self.path.as_deref().unwrap_or_default();
+        let known_host = || {
+            let host = self.host.as_deref().map(|host| bare_host(host).to_ascii_lowercase());
+            host.is_some_and(|host| places::surface_of_host(&host).is_some())
+        };
         // What Claude Code or a GenAI operation tells is of nothing else.
         let told = self.client == Some(Client::ClaudeCode) || self.spanning || self.tokens_only;
-        told || host.is_some_and(|host| places::surface_of_host(&host).is_some())
+        told || PATHS.iter().any(|known| path.contains(known))
             || places::surface_of_path(path).is_some()
-            || PATHS.iter().any(|known| path.contains(known))
+            || known_host()
             || self.headers.keys().any(|name| is_a_providers(name.as_str()))
     }
 }

@@ -117,6 +117,8 @@ pub struct Judged {
     pub owner: Owner,
     /// The verdict, for a failure.
     pub verdict: Option<Verdict>,
+    /// It was told by a source outside of the path: whoever made the call may have told others of it, too.
+    pub reported: bool,
 }
 
 impl Judged {
@@ -490,7 +492,7 @@ impl Book {
             if end.succeeded() && self.incidents.success(&end) {
                 self.alerts_version += 1;
             }
-            return Judged { end, surface, owner, verdict: None };
+            return Judged { end, surface, owner, verdict: None, reported: false };
         }
         let silent = ErrorBody::default();
         let error = end.error.as_deref().unwrap_or(&silent);
@@ -513,7 +515,7 @@ impl Book {
         if verdict.class != Class::NotALimit && self.incidents.failure(&end, &owner, &verdict, identity) {
             self.alerts_version += 1;
         }
-        Judged { surface: verdict.surface, end, owner, verdict: Some(verdict) }
+        Judged { surface: verdict.surface, end, owner, verdict: Some(verdict), reported: false }
     }
 
     /// What happened to incidents since this was last asked, for the log.

@@ -42,6 +42,8 @@ pub(super) struct Entry {
     to: Timestamp,
     /// The call as its first steps told it, until its end is told.
     pub(super) call: Option<Arc<Call>>,
+    /// A head was told.
+    pub(super) headed: bool,
     /// Its end was counted.
     pub(super) counted: bool,
     /// A level was told.
@@ -145,6 +147,7 @@ impl Once {
             call: None,
             counted: false,
             levels: false,
+            headed: false,
             usage: false,
             retries: 0,
             held: None,
@@ -240,6 +243,7 @@ impl Once {
             call: None,
             counted: true,
             levels: true,
+            headed: true,
             usage: false,
             retries: 0,
             held: None,

@@ -136,6 +136,13 @@ impl Book {
             self.reports.repeat(&report.source);
             return None;
         }
+        // Envoy tells the same head every few seconds while an answer runs.
+        if entry.headed && (entry.levels || !report.has_levels()) {
+            report.head = None;
+        }
+        if report.head.is_none() && report.end.is_none() {
+            return None;
+        }
         if let Some(call) = entry.call.clone() {
             report.start = None;
             report.head.iter_mut().for_each(|head| head.call = call.clone());
@@ -146,7 +153,7 @@ impl Book {
 
     /// The first to tell of a call, step by step.
     fn take(&mut self, id: Id, report: Report) -> Option<Settled> {
-        let levels = report.has_levels();
+        let (levels, headed) = (report.has_levels(), report.head.is_some());
         let Report { start, head, end, retries, .. } = report;
         let call = end.as_ref().map(|end| end.call.clone());
         let call = call.or(head.as_ref().map(|h| h.call.clone())).or(start.as_ref().map(|s| s.call.clone()));
@@ -158,6 +165,8 @@ impl Book {
         }
         let entry = self.reports.once.get(id)?;
         entry.levels |= levels;
+        entry.headed |= headed;
+        entry.held = None;
         let Some(end) = end else {
             entry.call = call;
             return None;
@@ -168,7 +177,7 @@ impl Book {
         let key = self.totals_key(&end);
         self.reports.retried(id, key.clone(), retries);
         let usage = end.usage;
-        let judged = self.take_end(end);
+        let judged = Judged { reported: true, ..self.take_end(end) };
         Some(Settled { key, counts: true, usage, judged: Some(Box::new(judged)) })
     }
 

@@ -20,6 +20,10 @@ pub fn listener(tracers: &SdkTracerProvider, ratio: f64) -> Listener {
     let tracer = tracers.tracer("plimsoll");
     let propagator = TraceContextPropagator::new();
     Box::new(move |call| {
+        // A call that somebody else told of has a span already, if anybody wants one.
+        if call.reported {
+            return;
+        }
         let parent = propagator.extract(&Caller(&call.end.call));
         if keep(call, &parent, ratio) {
             let mut span = builder(call).start_with_context(&tracer, &parent);

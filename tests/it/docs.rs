@@ -31,17 +31,25 @@ fn the_example_configuration_is_valid() {
 /// Every configuration that a page shows is one that holds.
 #[test]
 fn the_configurations_on_the_pages_are_valid() {
-    let page = include_str!("../../docs/clouds.md");
     let secrets = tempfile::tempdir().unwrap();
     let key = secrets.path().join("key");
     std::fs::write(&key, "sk-ant-admin01-test").unwrap();
-    let blocks: Vec<&str> =
-        page.split("```yaml\n").skip(1).map(|block| block.split("\n```").next().unwrap()).collect();
-    assert_eq!(blocks.len(), 5);
-    for block in blocks {
-        let text = block.replace("/var/run/secrets/anthropic-admin/key", key.to_str().unwrap());
-        if let Err(invalid) = Config::parse(&text, &|_| None) {
-            panic!("{invalid}\n{block}");
+    for (page, blocks) in
+        [(include_str!("../../docs/clouds.md"), 5), (include_str!("../../docs/sources.md"), 19)]
+    {
+        let shown: Vec<&str> =
+            page.split("```yaml\n").skip(1).map(|block| block.split("\n```").next().unwrap()).collect();
+        assert_eq!(shown.len(), blocks);
+        for block in shown {
+            let text = block
+                .replace("/var/run/secrets/anthropic-admin/key", key.to_str().unwrap())
+                .replace("/var/run/secrets/plimsoll/key", key.to_str().unwrap());
+            if cfg!(not(feature = "als")) && text.contains("envoy_als") {
+                continue;
+            }
+            if let Err(invalid) = Config::parse(&text, &|_| None) {
+                panic!("{invalid}\n{block}");
+            }
         }
     }
 }

@@ -103,12 +103,14 @@ def report(log, answer, models):
         "user_agent": log.get("user_agent"),
         "answered_by": "gateway" if log.get("cache_hit") else "upstream",
     }
-    told["request_id"] = told["headers"].get("request-id") or error.get("error_provider_request_id")
+    # The provider's id and LiteLLM's own: by either the call is known again where others tell of it.
+    ids = [told["headers"].get("request-id") or error.get("error_provider_request_id"), log.get("litellm_call_id")]
+    told["request_id"] = [one for one in ids if one]
     if failed:
         told.update(failure(error, host))
     else:
         told.update(usage(meta.get("usage_object") or {}, log))
-    return {name: value for name, value in told.items() if value not in (None, "", {})}
+    return {name: value for name, value in told.items() if value not in (None, "", {}, [])}
 
 
 def headers(given):

@@ -3,7 +3,10 @@
 //! Whatever else an item has is passed over while it is read, so that a sender with a million attributes costs time and
 //! no memory. Both encodings are read into this.
 
+use foldhash::fast::RandomState;
 use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::LazyLock;
 
 /// Attributes that are wanted, by name. (Those of response headers are wanted by their beginning.)
 const WANTED: [&str; 56] = [
@@ -72,9 +75,12 @@ const MOST: usize = 96;
 /// Longest value that is kept, in bytes.
 const MAX_VALUE: usize = 2_048;
 
+static WANTED_SET: LazyLock<HashSet<&'static str, RandomState>> =
+    LazyLock::new(|| WANTED.into_iter().collect());
+
 /// True for an attribute that is wanted.
 pub fn is_wanted(name: &str) -> bool {
-    name.starts_with(HEADER) || WANTED.contains(&name)
+    name.starts_with(HEADER) || WANTED_SET.contains(name)
 }
 
 /// The wanted attributes of an item. Of an array each element stands here by itself.

@@ -18,6 +18,7 @@ use crate::route::Surface;
 use crate::seen::{Seen, Span, span_of, without_query};
 use foldhash::fast::RandomState;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::{Mutex, PoisonError};
@@ -357,20 +358,17 @@ fn usage(
 }
 
 fn headers(attributes: &Attributes<'_>) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderMap::with_capacity(attributes.0.len());
     for (name, value) in &attributes.0 {
         let Some(name) = name.strip_prefix(HEADER) else { continue };
-        // Older instrumentations write names as identifiers.
-        let name = if name.starts_with("rate_limit_type") || name == "reset_at" {
-            name.to_owned()
-        } else {
-            name.replace('_', "-")
-        };
+        // Instrumentations that are set up by the environment write names as identifiers.
+        let identifier = name.contains('_') && name != "reset_at" && name != "rate_limit_type";
+        let name = if identifier { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) };
         let value = value.trim_start_matches("['").trim_end_matches("']");
         if value.is_empty() || value == "-" {
             continue;
         }
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(&*name), HeaderValue::from_str(value)) {
             headers.append(name, value);
         }
     }

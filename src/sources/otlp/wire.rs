@@ -264,6 +264,10 @@ fn hex(bytes: &[u8], length: usize) -> String {
     if bytes.len() != length || bytes.iter().all(|b| *b == 0) {
         return String::new();
     }
-    let digit = |n: u8| char::from(DIGITS[usize::from(n & 15)]);
-    bytes.iter().flat_map(|b| [digit(b >> 4), digit(*b)]).collect()
+    let mut text = String::with_capacity(length * 2);
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
 }
