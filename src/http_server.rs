@@ -3,8 +3,7 @@
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
@@ -28,10 +27,11 @@ pub struct Bounds {
 }
 
 /// Serves until dropped. Connections that are open then end by themselves.
-pub async fn serve<A, F>(listener: TcpListener, bounds: Bounds, answer: A)
+pub async fn serve<A, F, B>(listener: TcpListener, bounds: Bounds, answer: A)
 where
     A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
     let connections = Arc::new(Semaphore::new(bounds.connections));
     let mut server = hyper::server::conn::http1::Builder::new();

@@ -1,4 +1,4 @@
-//! The admin port: what changes something or shows more than numbers. `POST /-/reload`,
+//! The admin port: what changes something or shows more than numbers. The page, `POST /-/reload`,
 //! `GET /v1/incidents`, `GET /v1/evidence`, `POST /v1/observations`.
 //!
 //! On loopback by default, and any other address needs a token. The `host` header must name us, or
@@ -7,13 +7,16 @@
 //! a page can say only after it was allowed to, and nothing from a page (`origin`) is taken.
 
 use super::incidents::Desk;
+use super::page;
 use super::plain;
 use crate::config;
 use crate::http_server::{self as server, Bounds};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use secrecy::{ExposeSecret, SecretString};
 use std::net::SocketAddr;
@@ -49,10 +52,10 @@ impl Requests {
 
 /// What is here.
 const HERE: &str =
-    "Here are POST /-/reload, POST /v1/observations, GET /v1/incidents and GET /v1/evidence.\n";
+    "Here are the page (/), POST /-/reload, POST /v1/observations, GET /v1/incidents and GET /v1/evidence.\n";
 
 /// People are few here; applications that report keep a connection each.
-const BOUNDS: Bounds = Bounds { connections: 128, lifetime: Duration::from_secs(60) };
+const BOUNDS: Bounds = Bounds { connections: 128, lifetime: Duration::from_secs(600) };
 
 /// Takes the body of `POST /v1/observations`: a status, and JSON that says what came of it.
 pub type Take = Arc<dyn Fn(&Bytes) -> (StatusCode, String) + Send + Sync>;
@@ -112,27 +115,45 @@ impl Control {
         let site = self.site;
         let answer = move |request: Request<Incoming>| {
             let site = site.clone();
-            async move { site.answer(request).await }
+            async move { site.serve(request).await }
         };
         server::serve(self.listener, BOUNDS, answer).await;
     }
 }
 
 impl Site {
+    /// An answer, or a stream of events that goes on.
+    async fn serve(&self, request: Request<Incoming>) -> Response<Either<Full<Bytes>, page::Events>> {
+        let events = request.method() == Method::GET && request.uri().path() == "/events";
+        if let (true, None, Some(desk)) = (events, self.refused(request.headers()), &self.desk) {
+            return page::events(desk.snapshots.clone()).map(Either::Right);
+        }
+        self.answer(request).await.map(Either::Left)
+    }
+
+    /// Why a caller is answered nothing else.
+    fn refused(&self, headers: &HeaderMap) -> Option<Response<Full<Bytes>>> {
+        if !self.names_us(headers) {
+            let text = "The host header names somebody else; see admin.allowed_hosts.\n";
+            return Some(plain(StatusCode::FORBIDDEN, text));
+        }
+        if self.may(headers) {
+            return None;
+        }
+        let mut response = plain(StatusCode::UNAUTHORIZED, "A token is needed (admin.token).\n");
+        // A browser has no other way to show one: any name, and the token as the password.
+        for scheme in ["Bearer", "Basic realm=\"plimsoll\", charset=\"UTF-8\""] {
+            response.headers_mut().append(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+        }
+        Some(response)
+    }
+
     async fn answer<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
-        if !self.names_us(request.headers()) {
-            return plain(
-                StatusCode::FORBIDDEN,
-                "The host header names somebody else; see admin.allowed_hosts.\n",
-            );
-        }
-        if !self.may(request.headers()) {
-            let mut response = plain(StatusCode::UNAUTHORIZED, "A bearer token is needed (admin.token).\n");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            return response;
+        if let Some(refusal) = self.refused(request.headers()) {
+            return refusal;
         }
         match (request.method(), request.uri().path()) {
             (&Method::POST, "/v1/observations") => self.observations(request).await,
@@ -140,6 +161,11 @@ impl Site {
             (&Method::POST, "/-/reload") => self.reload().await,
             (_, "/-/reload") => plain(StatusCode::METHOD_NOT_ALLOWED, "POST it.\n"),
             (&Method::GET, path) if path.starts_with("/v1/") => self.shown(path, request.uri()).await,
+            (&Method::GET | &Method::HEAD, path) => match &self.desk {
+                Some(desk) => page::page(path, request.headers(), desk).await,
+                None => None,
+            }
+            .unwrap_or_else(|| plain(StatusCode::NOT_FOUND, HERE)),
             _ => plain(StatusCode::NOT_FOUND, HERE),
         }
     }
@@ -207,7 +233,10 @@ impl Site {
 
     fn may(&self, headers: &HeaderMap) -> bool {
         let Some(token) = &self.token else { return true };
-        let shown = headers.get(header::AUTHORIZATION).and_then(|v| v.as_bytes().strip_prefix(b"Bearer "));
+        let Some(shown) = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes) else { return false };
+        let basic = shown.strip_prefix(b"Basic ").and_then(|encoded| BASE64_STANDARD.decode(encoded).ok());
+        let password = basic.as_deref().and_then(|pair| pair.splitn(2, |b| *b == b':').nth(1));
+        let shown = shown.strip_prefix(b"Bearer ").or(password);
         shown.is_some_and(|shown| verify_slices_are_equal(shown, token.expose_secret().as_bytes()).is_ok())
     }
 }
@@ -245,5 +274,11 @@ mod tests {
         {
             assert_eq!(status(&site, "localhost", token).await, wanted, "{token:?}");
         }
+        let basic = |pair: &str| {
+            let value = format!("Basic {}", BASE64_STANDARD.encode(pair));
+            HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_str(&value).unwrap())])
+        };
+        assert!(site.may(&basic("anybody:secret")), "a browser's way");
+        assert!(!site.may(&basic("secret:")) && !site.may(&basic("secret")));
     }
 }

@@ -70,7 +70,7 @@ impl Desk {
         }
     }
 
-    fn packet(&self, incident: &Incident, status: &Status) -> Packet {
+    pub(super) fn packet(&self, incident: &Incident, status: &Status) -> Packet {
         let owners = self.facts.owners.load();
         let context = Context {
             owners: &owners,
@@ -81,7 +81,7 @@ impl Desk {
         packet(incident, &context)
     }
 
-    async fn status(&self) -> Status {
+    pub(super) async fn status(&self) -> Status {
         let page = self.status.as_ref().and_then(|status| newest(&status.borrow()));
         let mut claude = None;
         if let Some(path) = &self.claude_status_file

@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod incidents;
+mod page;
 pub mod runbooks;
 
 use crate::clock::Clock;

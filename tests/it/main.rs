@@ -16,6 +16,7 @@ mod hostile;
 mod http2;
 mod otlp;
 mod outside;
+mod page;
 mod pipeline;
 #[cfg(all(feature = "aws", feature = "google"))]
 mod pollers;

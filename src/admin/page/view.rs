@@ -1,0 +1,415 @@
+//! What the page shows, as HTML. Everything is escaped by the template; nothing here is a string of markup.
+//!
+//! The worst first: of each owner ten buckets, of all a hundred, the rest behind the owner's own page. So a first look
+//! stays small however many buckets there are. No style stands in an attribute and no script in the page: the content
+//! security policy allows neither.
+
+use crate::engine::{Alert, AlertName, BucketView, Incident, Severity, Snapshot};
+use crate::exporters::catalogue::Facts;
+use crate::limit::{Limiter, Scope, Timestamp};
+use crate::owner::guidance;
+use crate::route::{Owner, OwnerKind};
+use maud::{DOCTYPE, Markup, html};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Buckets of one owner that the first page shows.
+const OF_OWNER: usize = 10;
+/// Buckets of all owners that it shows.
+const OF_ALL: usize = 100;
+/// Owners that it shows.
+const OWNERS: usize = 60;
+/// Buckets of an owner's own page.
+const OWN_PAGE: usize = 2_000;
+/// Where the load line stands: a bucket used so far speaks for itself.
+const LOAD_LINE: f64 = 0.8;
+/// From here on it is nearly empty.
+const NEARLY: f64 = 0.95;
+
+/// A whole page around its main part.
+pub(super) fn page(title: &str, main: &Markup) -> String {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="referrer" content="no-referrer";
+                title { (title) " · Plimsoll" }
+                link rel="stylesheet" href="/page.css";
+                link rel="icon" href="data:,";
+                script src="/page.js" defer {}
+            }
+            body {
+                a.skip href="#main" { "Skip to the limits" }
+                header {
+                    h1 { a href="/" { "Plimsoll" } }
+                    nav aria-label="Pages" {
+                        a href="/" { "Limits" }
+                        a href="/incidents" { "Incidents" }
+                        a href="/sources" { "Sources" }
+                    }
+                    span #live role="status" { "as of the last load" }
+                }
+                (main)
+                footer { "Plimsoll " (env!("CARGO_PKG_VERSION")) " · whose limit, before the 429" }
+            }
+        }
+    }
+    .into_string()
+}
+
+/// Every owner, the worst first.
+pub(super) fn overview(snapshot: &Snapshot, facts: &Facts) -> Markup {
+    let owners = by_owner(snapshot);
+    let mut room = OF_ALL;
+    let shown = owners.iter().take(OWNERS).map(|(owner, buckets)| {
+        let take = buckets.len().min(OF_OWNER).min(room);
+        room -= take;
+        (owner, buckets, take)
+    });
+    html! {
+        main #main tabindex="-1" {
+            (alerts(snapshot))
+            @if owners.is_empty() {
+                p { "No limit has been seen yet. Send a call through the hop, or tell of one: the first answer shows its buckets." }
+            }
+            @for (owner, buckets, take) in shown {
+                section.owner aria-labelledby=(anchor(owner)) {
+                    h2 id=(anchor(owner)) { (owner.id.as_str()) " " span.dim { "(" (owner.kind.as_str()) ")" } }
+                    (contact(owner, facts))
+                    (table(&buckets[..take], snapshot.at))
+                    @if buckets.len() > take {
+                        p { a href=(owner_link(owner)) { "All " (buckets.len()) " buckets of " (owner.id.as_str()) } }
+                    }
+                }
+            }
+            @if owners.len() > OWNERS { p { (owners.len() - OWNERS) " more owners are in /metrics." } }
+        }
+    }
+}
+
+/// One owner's buckets, all of them.
+pub(super) fn owner(snapshot: &Snapshot, facts: &Facts, id: &str, kind: Option<&str>) -> Option<Markup> {
+    let fits = |owner: &Owner| owner.id.as_str() == id && kind.is_none_or(|kind| owner.kind.as_str() == kind);
+    let owners = by_owner(snapshot);
+    let found: Vec<_> = owners.iter().filter(|(owner, _)| fits(owner)).collect();
+    if found.is_empty() {
+        return None;
+    }
+    Some(html! {
+        main #main tabindex="-1" {
+            @for (owner, buckets) in found {
+                h2 { (owner.id.as_str()) " " span.dim { "(" (owner.kind.as_str()) ")" } }
+                (contact(owner, facts))
+                (table(&buckets[..buckets.len().min(OWN_PAGE)], snapshot.at))
+            }
+        }
+    })
+}
+
+/// Owners with their buckets, each list and the list of lists with the worst first.
+fn by_owner(snapshot: &Snapshot) -> Vec<(&Owner, Vec<&BucketView>)> {
+    let mut owners: BTreeMap<&Owner, Vec<&BucketView>> = BTreeMap::new();
+    for bucket in &snapshot.buckets {
+        owners.entry(&bucket.owner).or_default().push(bucket);
+    }
+    let mut owners: Vec<_> = owners.into_iter().collect();
+    for (_, buckets) in &mut owners {
+        buckets.sort_by(|a, b| worst(b).total_cmp(&worst(a)));
+    }
+    owners.sort_by(|a, b| worst(b.1[0]).total_cmp(&worst(a.1[0])));
+    owners
+}
+
+/// How bad it is: what is used, and more the sooner it will be empty. What is not known comes last.
+fn worst(bucket: &BucketView) -> f64 {
+    let soon = bucket.empty_in.map_or(0.0, |left| 1.0 / (1.0 + left.as_secs_f64() / 60.0));
+    bucket.utilization.map_or(-1.0, |used| used + soon)
+}
+
+fn alerts(snapshot: &Snapshot) -> Markup {
+    html! {
+        @if !snapshot.alerts.is_empty() {
+            ul.alerts aria-label="Alerts that are up" aria-live="polite" {
+                @for alert in snapshot.alerts.iter().take(OWNERS) { (alert_line(alert)) }
+            }
+        }
+    }
+}
+
+fn alert_line(alert: &Alert) -> Markup {
+    let identity = &alert.identity;
+    let critical = alert.name.severity() == Severity::Critical;
+    html! {
+        li .critical[critical] {
+            strong { (alert.name.as_str()) } " "
+            (identity.owner.id.as_str()) " (" (identity.owner.kind.as_str()) "), "
+            (identity.limiter.as_str())
+            @if !identity.model.as_str().is_empty() { " of " (identity.model.as_str()) }
+            @if let Some(empty_in) = alert.empty_in { ", empty in " (wait(empty_in)) }
+            @if let Some(detail) = &alert.detail { ": " (detail) }
+            ", for " (since(alert.since)) ". "
+            @if alert.name == AlertName::RouteChanged { "Do not change the route again. " }
+            a href=(runbook(identity.owner.kind)) { "Runbook" }
+        }
+    }
+}
+
+fn contact(owner: &Owner, facts: &Facts) -> Markup {
+    let owners = facts.owners.load();
+    let rule = owners.get(&owner.id);
+    html! {
+        p {
+            @if let Some(contact) = rule.and_then(|rule| rule.contact.as_deref()) { "Call " (contact) ". " }
+            @match rule.and_then(|rule| rule.runbook_url.as_deref()) {
+                Some(url) => a href=(url) rel="noreferrer" { "Runbook" },
+                None => a href=(runbook(owner.kind)) { "Runbook" },
+            }
+            @if let Some(url) = rule.and_then(|rule| rule.dashboard_url.as_deref()) {
+                " · " a href=(url) rel="noreferrer" { "Dashboard" }
+            }
+        }
+    }
+}
+
+/// The public runbook of a kind: the metrics port serves it too, which may be on another address.
+fn runbook(kind: OwnerKind) -> String {
+    guidance::runbook_url(None, guidance::of_kind(kind).runbook)
+}
+
+fn table(buckets: &[&BucketView], now: Timestamp) -> Markup {
+    html! {
+        table {
+            thead { tr {
+                th scope="col" { "Limit" } th scope="col" { "Used" } th scope="col" { "Left" }
+                th scope="col" { "Empty in" } th scope="col" { "Full again in" } th scope="col" { "Seen" }
+            } }
+            tbody { @for bucket in buckets { (row(bucket, now)) } }
+        }
+    }
+}
+
+fn row(bucket: &BucketView, now: Timestamp) -> Markup {
+    let unit = if bucket.limiter == Limiter::SPEND { " US cents" } else { "" };
+    html! {
+        tr {
+            th scope="row" {
+                (bucket.limiter.as_str())
+                @if !bucket.window.as_str().is_empty() { " / " (bucket.window.as_str()) }
+                @if bucket.scope == Scope::Local { " (this sidecar's own count)" }
+                span.dim {
+                    @if !bucket.model.as_str().is_empty() { " " (bucket.model.as_str()) }
+                    @if let Some(region) = &bucket.region { " " (region) }
+                    " " (bucket.surface.as_str())
+                }
+            }
+            td.n data-label="Used" { (bar(bucket)) }
+            td.n data-label="Left" {
+                @match (bucket.remaining, bucket.limit) {
+                    (Some(left), Some(limit)) => { (left.get()) " of " (limit.get()) (unit) },
+                    (None, Some(limit)) => { "? of " (limit.get()) (unit) },
+                    _ => "not known",
+                }
+            }
+            td.n data-label="Empty in" {
+                @match bucket.empty_in {
+                    Some(left) => span.(level(1.0)) { (until(now.plus(left))) },
+                    None => "–",
+                }
+            }
+            td.n data-label="Full again in" {
+                @match bucket.resets.filter(|at| *at > now) { Some(at) => (until(at)), None => "–" }
+            }
+            td.n data-label="Seen" { (since(bucket.observed)) " ago" }
+        }
+    }
+}
+
+fn level(used: f64) -> &'static str {
+    match used {
+        used if used >= NEARLY => "bad",
+        used if used >= LOAD_LINE => "warn",
+        _ => "calm",
+    }
+}
+
+/// The used part, with the load line.
+fn bar(bucket: &BucketView) -> Markup {
+    let Some(used) = bucket.utilization else { return html! { span.dim { "not known" } } };
+    let percent = (used * 100.0).round();
+    let width = percent.clamp(0.0, 100.0);
+    html! {
+        span.(level(used)) { (percent) " %" }
+        svg.bar viewBox="0 0 100 8" preserveAspectRatio="none" role="img" aria-label={ (percent) " percent used, load line at 80 percent" } {
+            rect.track width="100" height="8" {}
+            rect.(level(used)) width=(width) height="8" {}
+            line.mark x1="80" y1="0" x2="80" y2="8" {}
+        }
+    }
+}
+
+/// Every incident that is known.
+pub(super) fn incidents(snapshot: &Snapshot) -> Markup {
+    html! {
+        main #main tabindex="-1" {
+            h2 { "Incidents" }
+            @if snapshot.incidents.is_empty() { p { "None. Nothing has been refused for a while." } }
+            @else {
+                table {
+                    thead { tr {
+                        th scope="col" { "Incident" } th scope="col" { "Whose limit" } th scope="col" { "Failures" }
+                        th scope="col" { "First" } th scope="col" { "State" }
+                    } }
+                    tbody {
+                        @for one in snapshot.incidents.iter().take(200) {
+                            tr {
+                                th scope="row" { a href={ "/incidents/" (one.id) } { (one.id) } " " span.dim { (one.route.as_str()) } }
+                                td data-label="Whose limit" { (one.owner.id.as_str()) " (" (one.verdict.class.as_str()) ")" }
+                                td.n data-label="Failures" { (one.failures) }
+                                td.n data-label="First" { (since(one.first.at)) " ago" }
+                                td data-label="State" { (state(one)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn state(incident: &Incident) -> Markup {
+    html! {
+        @match incident.over {
+            Some((_, why)) => { "over: " (why.as_str()) },
+            None => span.bad { "open" },
+        }
+    }
+}
+
+/// What the page says of one incident; the packet is its text for support.
+pub(super) fn incident(incident: &Incident, packet: &crate::evidence::Packet, text: &str) -> Markup {
+    let attempt =
+        |name: &str| packet.attempts.get(name).cloned().unwrap_or_else(|| "none was seen".to_owned());
+    html! {
+        main #main tabindex="-1" {
+            h2 { "Incident " (packet.incident) }
+            p { (state(incident)) ", for " (since(incident.first.at)) ". Route " (incident.route.as_str()) "." }
+            dl {
+                dt { "Whose limit" } dd { strong { (packet.whose) } " · " (packet.owner) }
+                dt { "Proof" } dd { (packet.why) " (" (packet.evidence) ", " (packet.confidence) ")" }
+                dt { "First move" } dd { strong { (packet.first_move) } }
+                dt { "Next" } dd { (packet.next_step) }
+                @if let Some(contact) = &packet.contact { dt { "Call" } dd { (contact) } }
+            }
+            blockquote { strong { "Stop rule. " } @for rule in &packet.rules { (rule) " " } }
+            h3 { "The three attempts" }
+            dl {
+                dt { "Last success" } dd { (attempt("last success")) }
+                dt { "First failure" } dd { (attempt("first failure")) }
+                dt { "Current failure" } dd { (attempt("current failure")) }
+            }
+            @if !packet.changes.is_empty() {
+                h3 { "What was changed meanwhile" }
+                ul { @for change in &packet.changes { li { (change) } } }
+            }
+            h3 { "For support" }
+            @if !packet.missing.is_empty() {
+                p { strong { "Not ready. " } @for one in &packet.missing { (one) " " } }
+            }
+            p {
+                button #copy type="button" data-copy="packet" { "Copy the packet" }
+                " or " a href={ "/v1/evidence?incident=" (packet.incident) "&format=md" } { "open it as text" } "."
+            }
+            pre #packet tabindex="0" { (text) }
+        }
+    }
+}
+
+/// Where observations come from, and how fresh each is.
+pub(super) fn sources(snapshot: &Snapshot, facts: &Facts) -> Markup {
+    let stats = &facts.stats;
+    let reload = stats.last_reload_at.get();
+    html! {
+        main #main tabindex="-1" {
+            h2 { "Sources" }
+            table {
+                thead { tr { th scope="col" { "Source" } th scope="col" { "State" } th scope="col" { "Newest" } th scope="col" { "Told" } th scope="col" { "Lost or unusable" } } }
+                tbody {
+                    tr {
+                        th scope="row" { "hop" } td data-label="State" { "up" } td { "–" }
+                        td.n data-label="Told" { (snapshot.totals.iter().map(|(_, totals)| totals.requests).sum::<u64>()) " calls counted" }
+                        td.n data-label="Lost" { (stats.tap_dropped.get()) }
+                    }
+                    @for (name, feed) in stats.feeds.all() {
+                        (source_row(&name, feed.down.get() == 0, feed.last_at.get(), feed.told.get(), feed.dropped.get() + feed.unusable.get()))
+                    }
+                    @for (name, polls) in stats.sources.all() {
+                        (source_row(&name, polls.failing.get() == 0, polls.last_ok.get(), polls.ok.get(), polls.failed.get() + polls.unusable.get()))
+                    }
+                }
+            }
+            h2 { "This sidecar" }
+            dl {
+                dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) }
+                dt { "Configuration" }
+                dd {
+                    @if stats.last_reload_refused.get() == 1 { span.bad { "the newest one was refused; the one before stays in force" } }
+                    @else { "in force" }
+                    @if reload > 0 { ", taken " (since(seconds(reload))) " ago" }
+                }
+                dt { "Queue" } dd { (stats.queue_depth.get()) " observations wait" }
+                dt { "No longer fitted" } dd { (snapshot.folded) " buckets, rejections or totals" }
+                dt { "Panics" } dd { (stats.panics.get()) " caught while measuring" }
+            }
+        }
+    }
+}
+
+fn source_row(name: &str, up: bool, newest: u64, told: u64, lost: u64) -> Markup {
+    html! {
+        tr {
+            th scope="row" { (name) }
+            td data-label="State" { @if up { "up" } @else { span.bad { "down" } } }
+            td.n data-label="Newest" { @if newest > 0 { (since(seconds(newest))) " ago" } @else { "nothing yet" } }
+            td.n data-label="Told" { (told) }
+            td.n data-label="Lost or unusable" { (lost) }
+        }
+    }
+}
+
+fn seconds(secs: u64) -> Timestamp {
+    Timestamp::from_secs(i64::try_from(secs).unwrap_or(0))
+}
+
+fn until(at: Timestamp) -> Markup {
+    html! { time datetime=(at.rfc3339()) data-until=(at.secs_f64()) { (at.rfc3339()) } }
+}
+
+fn since(at: Timestamp) -> Markup {
+    html! { time datetime=(at.rfc3339()) data-since=(at.secs_f64()) { (at.rfc3339()) } }
+}
+
+fn wait(span: Duration) -> String {
+    let secs = span.as_secs();
+    if secs < 120 { format!("{secs} s") } else { format!("{} min", secs / 60) }
+}
+
+fn anchor(owner: &Owner) -> String {
+    format!("owner-{}-{}", encoded(owner.id.as_str()), owner.kind.as_str())
+}
+
+fn owner_link(owner: &Owner) -> String {
+    format!("/owners/{}/{}", encoded(owner.id.as_str()), owner.kind.as_str())
+}
+
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+/// An incident by its id.
+pub(super) fn find<'s>(snapshot: &'s Snapshot, id: &str) -> Option<&'s Arc<Incident>> {
+    snapshot.incidents.iter().find(|incident| &*incident.id == id)
+}
