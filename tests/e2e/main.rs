@@ -8,6 +8,7 @@
 mod support;
 
 mod alerting;
+mod browser;
 mod clients;
 #[cfg(all(feature = "aws", feature = "google"))]
 mod clouds;

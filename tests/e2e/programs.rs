@@ -269,6 +269,86 @@ pub async fn portkey(node: &Path, preload: &Path) -> Program {
     Program { address, _child: child, _dir: dir }
 }
 
+/// A browser without a window, driven by WebDriver.
+pub struct Browser {
+    session: String,
+    client: reqwest::Client,
+    dir: tempfile::TempDir,
+    _driver: Child,
+}
+
+/// Chromium, by its own driver.
+pub async fn browser() -> Browser {
+    let (dir, address) = (tempfile::tempdir().unwrap(), free_port());
+    let driver = spawn(
+        Command::new("chromedriver").arg(format!("--port={}", address.port())).arg("--allowed-ips=127.0.0.1"),
+        dir.path(),
+    );
+    ready("ChromeDriver", format!("http://{address}/status")).await;
+    let flags = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        "--window-size=1200,900",
+    ];
+    let profile = format!("--user-data-dir={}", dir.path().join("profile").display());
+    let flags: Vec<&str> = flags.into_iter().chain([profile.as_str()]).collect();
+    let wanted =
+        serde_json::json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": flags}}}});
+    let client = reqwest::Client::new();
+    let answer = client.post(format!("http://{address}/session")).json(&wanted).send().await.unwrap();
+    let answer: serde_json::Value = answer.json().await.unwrap();
+    let id = answer["value"]["sessionId"].as_str().unwrap_or_else(|| panic!("{answer}"));
+    Browser { session: format!("http://{address}/session/{id}"), client, dir, _driver: driver }
+}
+
+impl Browser {
+    async fn command(&self, path: &str, body: serde_json::Value) -> serde_json::Value {
+        let answer = self.client.post(format!("{}/{path}", self.session)).json(&body).send().await.unwrap();
+        let answer: serde_json::Value = answer.json().await.unwrap();
+        assert!(answer["value"].get("error").is_none(), "{path}: {answer}");
+        answer["value"].clone()
+    }
+
+    pub async fn open(&self, url: &str) {
+        self.command("url", serde_json::json!({"url": url})).await;
+    }
+
+    /// What a script returns.
+    pub async fn run(&self, script: &str) -> serde_json::Value {
+        self.command("execute/sync", serde_json::json!({"script": script, "args": []})).await
+    }
+
+    pub async fn resize(&self, width: u32, height: u32) {
+        self.command("window/rect", serde_json::json!({"width": width, "height": height})).await;
+    }
+
+    /// A picture of what it shows; a copy of it lies in its folder while it runs.
+    pub async fn picture(&self, name: &str) -> Vec<u8> {
+        use base64::Engine;
+        let answer = self.client.get(format!("{}/screenshot", self.session)).send().await.unwrap();
+        let answer: serde_json::Value = answer.json().await.unwrap();
+        let bytes = base64::prelude::BASE64_STANDARD.decode(answer["value"].as_str().unwrap()).unwrap();
+        std::fs::write(self.dir.path().join(name), &bytes).unwrap();
+        bytes
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // The driver is killed with the test; its browser ends only when it is told to.
+        let profile = self.dir.path().display().to_string();
+        let killed = std::process::Command::new("pkill").args(["-f", &profile]).status();
+        drop(killed);
+    }
+}
+
 /// JSON of a URL.
 pub async fn json(url: &str) -> serde_json::Value {
     reqwest::get(url).await.unwrap().json().await.unwrap()

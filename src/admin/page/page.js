@@ -4,9 +4,13 @@
 const live = document.getElementById('live');
 let asking = false;
 let again = false;
+let quietUntil = 0;
 
 async function refresh() {
   if (asking) { again = true; return; }
+  // Nobody's selection is taken away, and no word that was just said.
+  const selection = getSelection();
+  if (Date.now() < quietUntil || (selection && !selection.isCollapsed)) return;
   asking = true;
   try {
     const answer = await fetch(location.href, { headers: { accept: 'text/html' } });
@@ -45,15 +49,14 @@ function tick() {
 document.addEventListener('click', async (event) => {
   const button = event.target.closest('button[data-copy]');
   if (!button) return;
-  const text = document.getElementById(button.dataset.copy).textContent;
+  const packet = document.getElementById(button.dataset.copy);
+  quietUntil = Date.now() + 3000;
+  const refused = new Promise((_, reject) => setTimeout(reject, 400));
   try {
-    await navigator.clipboard.writeText(text);
+    await Promise.race([navigator.clipboard.writeText(packet.textContent), refused]);
     button.textContent = 'Copied';
   } catch {
-    const range = document.createRange();
-    range.selectNodeContents(document.getElementById(button.dataset.copy));
-    getSelection().removeAllRanges();
-    getSelection().addRange(range);
+    getSelection().selectAllChildren(packet);
     button.textContent = 'Selected: copy it';
   }
 });

@@ -8,7 +8,7 @@ use crate::engine::{Alert, AlertName, BucketView, Incident, Severity, Snapshot};
 use crate::exporters::catalogue::Facts;
 use crate::limit::{Limiter, Scope, Timestamp};
 use crate::owner::guidance;
-use crate::route::{Owner, OwnerKind};
+use crate::route::Owner;
 use maud::{DOCTYPE, Markup, html};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::BTreeMap;
@@ -72,7 +72,7 @@ pub(super) fn overview(snapshot: &Snapshot, facts: &Facts) -> Markup {
     });
     html! {
         main #main tabindex="-1" {
-            (alerts(snapshot))
+            (alerts(snapshot, facts))
             @if owners.is_empty() {
                 p { "No limit has been seen yet. Send a call through the hop, or tell of one: the first answer shows its buckets." }
             }
@@ -130,17 +130,17 @@ fn worst(bucket: &BucketView) -> f64 {
     bucket.utilization.map_or(-1.0, |used| used + soon)
 }
 
-fn alerts(snapshot: &Snapshot) -> Markup {
+fn alerts(snapshot: &Snapshot, facts: &Facts) -> Markup {
     html! {
         @if !snapshot.alerts.is_empty() {
             ul.alerts aria-label="Alerts that are up" aria-live="polite" {
-                @for alert in snapshot.alerts.iter().take(OWNERS) { (alert_line(alert)) }
+                @for alert in snapshot.alerts.iter().take(OWNERS) { (alert_line(alert, facts)) }
             }
         }
     }
 }
 
-fn alert_line(alert: &Alert) -> Markup {
+fn alert_line(alert: &Alert, facts: &Facts) -> Markup {
     let identity = &alert.identity;
     let critical = alert.name.severity() == Severity::Critical;
     html! {
@@ -153,7 +153,7 @@ fn alert_line(alert: &Alert) -> Markup {
             @if let Some(detail) = &alert.detail { ": " (detail) }
             ", for " (since(alert.since)) ". "
             @if alert.name == AlertName::RouteChanged { "Do not change the route again. " }
-            a href=(runbook(identity.owner.kind)) { "Runbook" }
+            (runbook(&identity.owner, facts))
         }
     }
 }
@@ -164,10 +164,7 @@ fn contact(owner: &Owner, facts: &Facts) -> Markup {
     html! {
         p {
             @if let Some(contact) = rule.and_then(|rule| rule.contact.as_deref()) { "Call " (contact) ". " }
-            @match rule.and_then(|rule| rule.runbook_url.as_deref()) {
-                Some(url) => a href=(url) rel="noreferrer" { "Runbook" },
-                None => a href=(runbook(owner.kind)) { "Runbook" },
-            }
+            (runbook(owner, facts))
             @if let Some(url) = rule.and_then(|rule| rule.dashboard_url.as_deref()) {
                 " · " a href=(url) rel="noreferrer" { "Dashboard" }
             }
@@ -175,9 +172,12 @@ fn contact(owner: &Owner, facts: &Facts) -> Markup {
     }
 }
 
-/// The public runbook of a kind: the metrics port serves it too, which may be on another address.
-fn runbook(kind: OwnerKind) -> String {
-    guidance::runbook_url(None, guidance::of_kind(kind).runbook)
+/// The owner's own runbook; else the public one of its kind (the metrics port serves it too, perhaps on another address).
+fn runbook(owner: &Owner, facts: &Facts) -> Markup {
+    let owners = facts.owners.load();
+    let own = owners.get(&owner.id).and_then(|rule| rule.runbook_url.clone());
+    let url = own.unwrap_or_else(|| guidance::runbook_url(None, guidance::of_kind(owner.kind).runbook));
+    html! { a href=(url) rel="noreferrer" { "Runbook" } }
 }
 
 fn table(buckets: &[&BucketView], now: Timestamp) -> Markup {
