@@ -15,6 +15,7 @@ use crate::dialects;
 use crate::engine::task::{self, Published, Rules};
 use crate::evidence::{Ids, Scrubber};
 use crate::exporters::catalogue::Facts;
+use crate::exporters::tap::Tap;
 use crate::exporters::{alertmanager, calls, otlp, record, spans};
 use crate::ledger::Ledger;
 use crate::observation::{Observation, Quotas};
@@ -188,7 +189,7 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
     let pollers = pollers(&config, &shared, &stats, &clock, &names, &rules).await?;
     let outside = outside(&config, &shared, &stats, &clock).await?;
     let (desk, status) = desk(&config, &published, &facts, &clock)?;
-    let listeners = listeners(&config, otlp.as_ref(), &facts, seams.record)?;
+    let listeners = listeners(&config, otlp.as_ref(), &desk, seams.record)?;
     note_reload(&stats, &clock);
     Ok(Running {
         metrics: admin.address,
@@ -261,6 +262,7 @@ fn desk(
         (status, task) = (Some(words), Some(poller));
     }
     let desk = Desk {
+        tap: Tap::default(),
         snapshots: published.snapshots.clone(),
         facts: facts.clone(),
         external_url: config.external_url.clone(),
@@ -275,11 +277,13 @@ fn desk(
 fn listeners(
     config: &Config,
     otlp: Option<&otlp::Pipeline>,
-    facts: &Facts,
+    desk: &Desk,
     record: Option<record::Recording>,
 ) -> Result<Vec<calls::Listener>, AppError> {
+    let facts = &desk.facts;
     let genai = facts.genai.clone();
-    let mut listeners: Vec<calls::Listener> = vec![Box::new(move |call| genai.record(call))];
+    let mut listeners: Vec<calls::Listener> =
+        vec![Box::new(move |call| genai.record(call)), desk.tap.listener()];
     if let Some(tracers) = otlp.and_then(|pipeline| pipeline.tracers.as_ref()) {
         listeners.push(spans::listener(tracers, config.otlp.span_ratio));
     }

@@ -124,9 +124,14 @@ impl Control {
 impl Site {
     /// An answer, or a stream of events that goes on.
     async fn serve(&self, request: Request<Incoming>) -> Response<Either<Full<Bytes>, page::Events>> {
-        let events = request.method() == Method::GET && request.uri().path() == "/events";
-        if let (true, None, Some(desk)) = (events, self.refused(request.headers()), &self.desk) {
-            return page::events(desk.snapshots.clone()).map(Either::Right);
+        let path = request.uri().path();
+        let goes_on = request.method() == Method::GET && matches!(path, "/events" | "/v1/tap");
+        if let (true, None, Some(desk)) = (goes_on, self.refused(request.headers()), &self.desk) {
+            let stream = match path {
+                "/events" => page::events(desk.snapshots.clone()),
+                _ => page::tap(&desk.tap),
+            };
+            return stream.map(Either::Right);
         }
         self.answer(request).await.map(Either::Left)
     }

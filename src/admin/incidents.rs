@@ -5,6 +5,7 @@ use crate::engine::{Incident, Snapshot};
 use crate::evidence::packet::{Context, Status};
 use crate::evidence::{Packet, Scrubber, packet};
 use crate::exporters::catalogue::Facts;
+use crate::exporters::tap::Tap;
 use crate::limit::Timestamp;
 use crate::pollers::status_page::Words;
 use bytes::Bytes;
@@ -25,6 +26,8 @@ const MAX_STATUS: u64 = 8 * 1024;
 pub struct Desk {
     /// What the engine knows.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Calls as they end.
+    pub tap: Tap,
     /// The configured owners.
     pub facts: Arc<Facts>,
     /// Where people reach this sidecar.

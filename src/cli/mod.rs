@@ -10,6 +10,7 @@ mod rules;
 mod run;
 mod schema;
 mod statusline;
+mod tap;
 
 use crate::config::Config;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -38,6 +39,7 @@ const EXAMPLES: &str = "Examples:
   plimsoll check --config plimsoll.yaml      find mistakes before they run
   pbpaste | plimsoll explain                 whose limit was it?
   plimsoll evidence                          what support needs, without secrets
+  plimsoll tap                               calls and verdicts, as they pass
 
 Settings: --config FILE or PLIMSOLL_CONFIG; PLIMSOLL_LOG sets the log level (info).";
 
@@ -59,6 +61,8 @@ enum Command {
     Rules(rules::Args),
     /// Print the JSON Schema of the configuration.
     Schema(schema::Args),
+    /// Show calls and verdicts as they pass.
+    Tap(tap::Args),
     /// Claude Code's status line: pressure on your plan, told to the sidecar too.
     Statusline(statusline::Args),
 }
@@ -85,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::main(&args),
         Command::Rules(args) => rules::main(&args),
         Command::Schema(args) => schema::main(&args),
+        Command::Tap(args) => tap::main(&args),
         Command::Statusline(args) => statusline::main(&args),
     }
 }

@@ -8,3 +8,4 @@ pub mod otlp;
 pub mod prometheus;
 pub mod record;
 pub mod spans;
+pub mod tap;

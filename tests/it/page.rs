@@ -154,3 +154,24 @@ async fn nobody_sees_it_by_a_foreign_name() {
     let answered = async || Some(get(admin, "/").await.status()).filter(|status| *status == StatusCode::OK);
     eventually(answered).await;
 }
+
+#[tokio::test]
+async fn the_tap_shows_calls_as_they_end_and_nothing_that_is_secret() {
+    let (_sidecar, admin) = sidecar().await;
+    let mut tap = get(admin, "/v1/tap").await;
+    let mut refused = told("ws-1", "m", 429, 0);
+    refused["body"] = json!({"error": {"type": "rate_limit_error", "message": "secret words"}});
+    tell(admin, &[told("ws-1", "m", 200, 30_000), refused]).await;
+    let mut text = String::new();
+    while text.lines().count() < 2 {
+        let part =
+            tokio::time::timeout(crate::support::PATIENCE, tap.chunk()).await.unwrap().unwrap().unwrap();
+        text.push_str(std::str::from_utf8(&part).unwrap());
+    }
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["status"], &lines[0]["verdict"]), (&json!(200), &Value::Null));
+    assert_eq!(lines[0]["limits"][0]["remaining"], json!(30_000));
+    assert_eq!(lines[1]["verdict"]["class"], "anthropic_workspace");
+    assert_eq!(lines[1]["owner"], "search");
+    assert!(!text.contains("secret words"), "{text}");
+}

@@ -8,6 +8,7 @@ mod view;
 
 use super::incidents::Desk;
 use crate::engine::Snapshot;
+use crate::exporters::tap::Tap;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -22,6 +23,7 @@ use std::io::Write;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -117,6 +119,23 @@ fn guarded(headers: &mut HeaderMap) {
     }
     let policy = http::HeaderName::from_static("cross-origin-resource-policy");
     headers.insert(policy, HeaderValue::from_static("same-origin"));
+}
+
+/// Calls as they end, one line of JSON each, for as long as somebody reads.
+pub(super) fn tap(tap: &Tap) -> Response<Events> {
+    let lines = unfold(tap.lines(), |mut lines| async move {
+        let text = match lines.recv().await {
+            Ok(line) => format!("{line}\n"),
+            Err(RecvError::Lagged(missed)) => format!("{{\"missed\":{missed}}}\n"),
+            Err(RecvError::Closed) => return None,
+        };
+        Some((Ok(Frame::data(Bytes::from(text))), lines))
+    });
+    let mut response = Response::new(StreamBody::new(Box::pin(lines) as _));
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    guarded(response.headers_mut());
+    response
 }
 
 /// A word whenever there is something new, at most about once a second, and one every fifteen to show that it lives.
