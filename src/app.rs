@@ -398,6 +398,8 @@ fn rules_of(config: &Config) -> Rules {
         thresholds: config.thresholds,
         limits: config.book,
         counting: config.counting.clone(),
+        // Reports may be posted to the admin port without any configuration; the first one is found among the latest calls.
+        reports: config.sources.is_any() || !config.pollers.gateways.is_empty(),
     }
 }
 

@@ -7,7 +7,7 @@
 //! neither place looked at.
 
 use crate::limit::{Amount, Timestamp};
-use crate::mapping::{Nothing, moment};
+use crate::mapping::{Nothing, broken, moment};
 use crate::observation::{Client, Usage};
 use crate::route::Surface;
 use crate::seen::Seen;
@@ -212,8 +212,7 @@ struct Outcome {
 /// # Errors
 /// If it cannot be read, or tells of no call and no limit.
 pub fn read(line: &[u8], now: Timestamp) -> Result<Seen, Nothing> {
-    let message: Message =
-        serde_json::from_slice(line).map_err(|error| Nothing::Broken(error.to_string()))?;
+    let message: Message = serde_json::from_slice(line).map_err(|error| broken(&error))?;
     match message {
         Message::RateLimitEvent { rate_limit_info, session_id } => {
             let seen = of_plan(rate_limit_info.headers());
@@ -364,5 +363,8 @@ mod tests {
         assert!(!format!("{seen:?}").contains("secret"));
         assert_eq!(read(br#"{"type":"user"}"#, NOW).unwrap_err(), Nothing::NoField);
         assert!(matches!(read(b"not json", NOW), Err(Nothing::Broken(_))));
+        let quoting =
+            read(br#"{"type":"assistant","message":"secret words of an answer"}"#, NOW).unwrap_err();
+        assert!(!format!("{quoting:?}").contains("secret"), "{quoting:?}");
     }
 }

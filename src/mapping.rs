@@ -72,6 +72,7 @@ impl Preset {
                 ("category", "error_information.error_rate_limit_category"),
                 ("limit_type", "error_information.error_rate_limit_type"),
                 ("path", "metadata.user_api_key_request_route"),
+                ("tenant", "metadata.user_api_key_hash"),
             ],
             Self::Envoy => &[
                 ("started_after_ms", "request_ms"),
@@ -86,7 +87,7 @@ impl Preset {
 }
 
 /// The fields that a line may have, by name.
-pub const FIELDS: [&str; 49] = [
+pub const FIELDS: [&str; 50] = [
     "t",
     "started",
     "headed",
@@ -136,6 +137,7 @@ pub const FIELDS: [&str; 49] = [
     "upstream_response_time",
     "upstream_header_time",
     "api_base",
+    "tenant",
 ];
 
 /// Number of a field in [`FIELDS`].
@@ -245,12 +247,17 @@ impl Mapping {
         Walk { node: &self.root, found: &mut found }
             .deserialize(&mut json)
             .and_then(|()| json.end())
-            .map_err(|error| Nothing::Broken(error.to_string()))?;
+            .map_err(|error| broken(&error))?;
         if found.headers.is_empty() && found.texts.iter().all(Option::is_none) {
             return Err(Nothing::NoField);
         }
         Ok(found.seen(self.preset))
     }
+}
+
+/// What is wrong with a line, without its words: they may be an answer's.
+pub fn broken(error: &serde_json::Error) -> Nothing {
+    Nothing::Broken(format!("{:?} error at column {}", error.classify(), error.column()))
 }
 
 /// A dotted path as members inside of members, and as one member whose name has dots.
@@ -523,12 +530,13 @@ impl Found<'_> {
         // Envoy writes lines while a call runs, too: then it has not ended.
         let over =
             !self.str("entry").is_some_and(|entry| entry.ends_with("Periodic") || entry.ends_with("Start"));
-        Times { started: began.map(|at| at.plus(passed)), headed, ended: ended.filter(|_| over) }
+        let running = !over;
+        Times { started: began.map(|at| at.plus(passed)), headed, ended: ended.filter(|_| over), running }
     }
 
     fn seen(mut self, preset: Preset) -> Seen {
         let tells = Tells::of(&self, preset);
-        let Times { started, headed, ended } = self.times();
+        let Times { started, headed, ended, running } = self.times();
         let usage = self.usage(preset);
         let own = self.text("stream_id");
         let ids = [self.text("request_id"), self.text("gateway_request_id"), own.clone()];
@@ -561,8 +569,10 @@ impl Found<'_> {
             session: self.text("session"),
             project: self.text("project"),
             region: self.text("region"),
+            tenant: self.text("tenant"),
             state: self.str("call") == Some("false"),
             client_gone: gone,
+            running,
             ..Seen::default()
         }
     }
@@ -572,6 +582,7 @@ struct Times {
     started: Option<Timestamp>,
     headed: Option<Timestamp>,
     ended: Option<Timestamp>,
+    running: bool,
 }
 
 /// A moment: RFC 3339, or a number of seconds, milliseconds, microseconds or nanoseconds since the epoch, told apart by

@@ -94,12 +94,19 @@ pub struct Line {
     /// `gateway` or `upstream`, where whoever reports knows who answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_by: Option<String>,
+    /// What tells a gateway's tenants apart: any text, the same for the same tenant (a hash of its key, say). It is
+    /// hashed and never shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// False where this tells how full limits are, and of no call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call: Option<bool>,
 }
 
-/// Headers out of JSON; what no header may be called or hold is left out.
+/// Most header values of one response.
+const MOST: usize = 200;
+
+/// Headers out of JSON; what no header may be called or hold is left out, and so is what comes after [`MOST`].
 pub fn header_map(pairs: &Headers) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, values) in pairs {
@@ -109,7 +116,7 @@ pub fn header_map(pairs: &Headers) -> HeaderMap {
             OneOrMany::Many(values) => values.as_slice(),
         };
         for value in values {
-            if let Ok(value) = HeaderValue::from_str(value) {
+            if let (Ok(value), true) = (HeaderValue::from_str(value), map.len() < MOST) {
                 map.append(name.clone(), value);
             }
         }

@@ -11,8 +11,8 @@
 use crate::dialects::{self, bedrock, error_text, places, vertex};
 use crate::limit::{Amount, Timestamp};
 use crate::observation::{
-    AuthKind, Call, Client, Credential, End, Head, Key, Keys, Limits, Mark, Outcome, Report, RequestShape,
-    Start, Usage,
+    AuthKind, Call, Client, Credential, End, ErrorBody, Head, Key, Keys, Limits, Mark, Outcome, Report,
+    RequestShape, Start, Usage,
 };
 use crate::owner::Pattern;
 use crate::recorded::{Line, OneOrMany, header_map};
@@ -100,6 +100,8 @@ pub struct Seen {
     pub project: Option<String>,
     /// Region or location.
     pub region: Option<String>,
+    /// The call has not ended: its end is told later.
+    pub running: bool,
     /// It tells how full limits are, and of no call.
     pub state: bool,
     /// It tells of tokens that were used, and of no call.
@@ -128,6 +130,42 @@ impl Seen {
             || places::surface_of_path(path).is_some()
             || known_host()
             || self.headers.keys().any(|name| is_a_providers(name.as_str()))
+    }
+}
+
+/// Most tokens, and most attempts, that one call is believed to have taken.
+const MOST_TOKENS: u64 = 1_000_000_000;
+const MOST_RETRIES: u64 = 1_000;
+
+impl Seen {
+    /// Leaves out what is too long to be what it says, and numbers that no call has.
+    fn bound(&mut self) {
+        let texts = [
+            &mut self.own,
+            &mut self.route,
+            &mut self.service,
+            &mut self.host,
+            &mut self.path,
+            &mut self.user_agent,
+            &mut self.model,
+            &mut self.session,
+            &mut self.project,
+            &mut self.region,
+        ];
+        for text in texts {
+            *text = text.take().filter(|text| text.len() <= MAX_TEXT);
+        }
+        self.ids.truncate(4);
+        self.ids.retain(|id| !id.is_empty() && id.len() <= MAX_TEXT);
+        self.retries = self.retries.min(MOST_RETRIES);
+        self.request_bytes = self.request_bytes.filter(|bytes| *bytes < 1 << 40);
+        let capped = |amount: Amount| amount.min(Amount::new(MOST_TOKENS));
+        self.usage = self.usage.map(|usage| Usage {
+            input: capped(usage.input),
+            cache_write: capped(usage.cache_write),
+            cache_read: capped(usage.cache_read),
+            output: capped(usage.output),
+        });
     }
 }
 
@@ -222,6 +260,18 @@ impl Places {
         upstream.map_or_else(|| (Place::named(source), false), |(_, place)| (place.clone(), true))
     }
 
+    /// A rule that bears the name of a route of the hop is that route: what it does not say is as there.
+    pub fn inherit(&mut self) {
+        for rule in &mut self.rules {
+            let same = |(_, place): &&(String, Place)| place.route == rule.place.route;
+            let Some((_, hop)) = self.upstreams.iter().find(same) else { continue };
+            let place = &mut rule.place;
+            place.surface = place.surface.or(hop.surface);
+            place.region = place.region.take().or_else(|| hop.region.clone());
+            place.project = place.project.take().or_else(|| hop.project.clone());
+        }
+    }
+
     fn all(&self) -> impl Iterator<Item = &Place> {
         let configured = self.rules.iter().map(|rule| &rule.place);
         configured.chain(self.upstreams.iter().map(|(_, place)| place))
@@ -266,6 +316,7 @@ impl Maker<'_> {
     /// The report of what was seen, put on `place`. `now` is when it arrived; the call's number is `id`. True beside it
     /// if the source's clock was found to be wrong.
     pub fn report(&self, mut seen: Seen, place: Place, id: u64, now: Timestamp) -> (Box<Report>, bool) {
+        seen.bound();
         let skewed = set_clock(&mut seen, now);
         let at = seen.ended.or(seen.headed).or(seen.started).unwrap_or(now);
         let headed = seen.headed.unwrap_or(at).min(at);
@@ -363,7 +414,9 @@ fn call(seen: &mut Seen, place: &Place, id: u64, started: Timestamp) -> Call {
     let surface = told.unwrap_or_else(|| surface(&host, &path, client));
     let (project, region) =
         if surface.is_cloud() { places::project_and_region(surface, &host, &path) } else { (None, None) };
-    let configured = |text: &Option<Arc<str>>| text.clone();
+    // What a report says becomes a label, and anybody may report.
+    let told_region = seen.region.take().filter(|region| places::is_region(region));
+    let told_project = seen.project.take().filter(|project| places::is_project(project));
     Call {
         id,
         route: place.route.clone(),
@@ -373,11 +426,8 @@ fn call(seen: &mut Seen, place: &Place, id: u64, started: Timestamp) -> Call {
         client,
         session: seen.session.take().map(Into::into),
         upstream: host.into(),
-        region: configured(&place.region).or_else(|| region.or_else(|| seen.region.take()).map(Into::into)),
-        project: project
-            .or_else(|| seen.project.take())
-            .map(Into::into)
-            .or_else(|| configured(&place.project)),
+        region: place.region.clone().or_else(|| region.or(told_region).map(Into::into)),
+        project: project.or(told_project).map(Into::into).or_else(|| place.project.clone()),
         started,
         traceparent: seen.span.as_ref().and_then(traceparent),
         method: if seen.state { Method::GET } else { seen.method.take().unwrap_or(Method::POST) },
@@ -403,12 +453,14 @@ fn traceparent(span: &Span) -> Option<Arc<str>> {
 
 fn keys(seen: &Seen, source: &str, limits: &Limits) -> Keys {
     let mut exact: Vec<Key> = seen.ids.iter().take(4).map(|id| Key::request(id)).collect();
-    exact.extend(limits.request_id.as_deref().map(Key::request).filter(|key| !exact.contains(key)));
+    let request = limits.request_id.as_deref().map(Key::request);
+    exact.extend(request.filter(|key| !exact.contains(key)));
     let span = seen.span.as_ref();
     let of = |id: &String| span.map(|span| Key::span(&span.trace, id));
-    exact.extend(span.and_then(|span| of(span.id.as_ref()?)));
     Keys {
         exact,
+        request,
+        span: span.and_then(|span| of(span.id.as_ref()?)),
         parent: span.and_then(|span| of(span.parent.as_ref()?)),
         trace: span.map(|span| Key::trace(&span.trace)),
         own: seen.own.as_deref().map(|id| Key::own(source, id)),
@@ -424,8 +476,10 @@ fn end(
 ) -> End {
     let status = seen.status;
     let failed = status.map_or(!seen.client_gone, |status| status >= 400);
-    // The body of a success is there only if an error came inside its stream.
-    let error = seen.body.take().map(|text| error_text::read(text.as_bytes(), false, !failed));
+    // Of a success only an error that came inside its stream is one: a report may have the whole answer there.
+    let error = seen.body.take().map(|text| error_text::read(text.as_bytes(), false, false));
+    let error = error.filter(|error| failed || error.envelope);
+    let error = error.map(|error| ErrorBody { in_stream: !failed, ..error });
     End {
         call,
         model,
@@ -491,6 +545,7 @@ impl From<Line> for Seen {
             region: line.region,
             project: line.project,
             state: line.call == Some(false),
+            tenant: line.tenant,
             ..Self::default()
         }
     }

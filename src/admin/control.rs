@@ -1,5 +1,5 @@
 //! The admin port: what changes something or shows more than numbers. The page, `POST /-/reload`,
-//! `GET /v1/incidents`, `GET /v1/evidence`, `POST /v1/observations`.
+//! `GET /v1/incidents`, `GET /v1/evidence`, `GET /v1/tap`, `POST /v1/observations`.
 //!
 //! On loopback by default, and any other address needs a token. The `host` header must name us, or
 //! a page in somebody's browser could reach the port by a name that points to 127.0.0.1 (DNS
@@ -23,7 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// The answer to a request to reload: what was wrong, if anything.
 pub type Answer = Result<(), String>;
@@ -51,8 +51,7 @@ impl Requests {
 }
 
 /// What is here.
-const HERE: &str =
-    "Here are the page (/), POST /-/reload, POST /v1/observations, GET /v1/incidents and GET /v1/evidence.\n";
+const HERE: &str = "Here are the page (/), POST /-/reload, POST /v1/observations, GET /v1/incidents, /v1/evidence and /v1/tap.\n";
 
 /// People are few here; applications that report keep a connection each.
 const BOUNDS: Bounds = Bounds { connections: 128, lifetime: Duration::from_secs(600) };
@@ -61,7 +60,11 @@ const BOUNDS: Bounds = Bounds { connections: 128, lifetime: Duration::from_secs(
 pub type Take = Arc<dyn Fn(&Bytes) -> (StatusCode, String) + Send + Sync>;
 
 /// Largest body that is read.
-const MAX_BODY: usize = 4 * 1024 * 1024;
+const MAX_BODY: usize = 1024 * 1024;
+/// Bodies that are small enough to be read where they come.
+const SMALL: usize = 64 * 1024;
+/// Larger bodies that are read at once.
+const AT_ONCE: usize = 2;
 /// How long a sender may take over a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -87,6 +90,7 @@ struct Site {
     take: Option<Take>,
     token: Option<SecretString>,
     hosts: Vec<String>,
+    reading: Semaphore,
 }
 
 impl Control {
@@ -107,7 +111,9 @@ impl Control {
         let mut hosts: Vec<String> = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).to_vec();
         hosts.push(address.ip().to_string());
         hosts.extend(admin.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()));
-        Ok(Self { address, listener, site: Arc::new(Site { reload, desk, take, token: admin.token, hosts }) })
+        let reading = Semaphore::new(AT_ONCE);
+        let site = Arc::new(Site { reload, desk, take, token: admin.token, hosts, reading });
+        Ok(Self { address, listener, site })
     }
 
     /// Serves until dropped.
@@ -204,17 +210,29 @@ impl Site {
         let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                return plain(StatusCode::PAYLOAD_TOO_LARGE, "More than 4 MB; send fewer reports at once.\n");
+                return plain(StatusCode::PAYLOAD_TOO_LARGE, "More than 1 MB; send fewer reports at once.\n");
             }
             _ => return plain(StatusCode::BAD_REQUEST, "The body did not come whole.\n"),
         };
-        let (status, text) = take(&body);
+        let (status, text) = self.take(take, body).await;
         let mut response = plain(status, &text);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
+    }
+
+    /// Has a body taken; a large one apart from the threads that serve the traffic.
+    async fn take(&self, take: &Take, body: Bytes) -> (StatusCode, String) {
+        if body.len() <= SMALL {
+            return take(&body);
+        }
+        let (Ok(_permit), take) = (self.reading.acquire().await, take.clone()) else {
+            return (StatusCode::SERVICE_UNAVAILABLE, String::new());
+        };
+        let taken = tokio::task::spawn_blocking(move || take(&body)).await;
+        taken.unwrap_or_else(|_| (StatusCode::INTERNAL_SERVER_ERROR, String::new()))
     }
 
     async fn reload(&self) -> Response<Full<Bytes>> {
@@ -252,7 +270,8 @@ mod tests {
 
     fn site(token: Option<&str>) -> Site {
         let hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        Site { reload: None, desk: None, take: None, token: token.map(SecretString::from), hosts }
+        let (token, reading) = (token.map(SecretString::from), Semaphore::new(AT_ONCE));
+        Site { reload: None, desk: None, take: None, token, hosts, reading }
     }
 
     async fn status(site: &Site, host: &str, token: Option<&str>) -> u16 {

@@ -4,8 +4,8 @@ use super::{ConfigArg, LogFormat, load, print, runtime, say, start_logging};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dialects::places;
-use crate::pollers::asked;
 use crate::pollers::runner::{Failure, Poll, State};
+use crate::pollers::{asked, gateways};
 use crate::route::Surface;
 use crate::stats::Stats;
 use std::fmt::Write;
@@ -53,14 +53,12 @@ async fn ask(config: &Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if all.is_empty() {
+    if all.is_empty() && config.pollers.gateways.is_empty() {
         print("  pollers: none; nothing to ask.");
     }
-    let mut failed = false;
+    let mut failed = ask_gateways(config, &stats, &clock).await;
     for mut one in all {
-        let answered = tokio::time::timeout(asked::TIMEOUT, one.asked.poll()).await;
-        let answered = answered.unwrap_or_else(|_| Err(Failure::from("no answer in time".to_owned())));
-        match answered {
+        match in_time(one.asked.poll()).await {
             Ok(told) => {
                 let limits = told.rows.iter().filter(|row| row.limit.is_some()).count();
                 let drawn = told.rows.iter().filter(|row| row.drawn.is_some()).count();
@@ -78,6 +76,59 @@ async fn ask(config: &Config) -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
+async fn in_time<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let answered = tokio::time::timeout(asked::TIMEOUT, answer).await;
+    answered.unwrap_or_else(|_| Err(Failure::from("no answer in time".to_owned())))
+}
+
+/// Asks each gateway once. True if one did not tell all that it is asked for.
+async fn ask_gateways(config: &Config, stats: &Stats, clock: &Clock) -> bool {
+    let mut failed = false;
+    for gateway in &config.pollers.gateways {
+        let name = &gateway.name;
+        let told = match gateways::Asked::of(gateway, stats, clock) {
+            Ok(mut asked) => in_time(asked.poll()).await,
+            Err(error) => Err(Failure::from(error)),
+        };
+        match told {
+            Ok(told) => {
+                let (series, budgets) = (told.series, told.quotas.rows.len());
+                print(&format!("  gateway:{name}: answered ({series} series, {budgets} budgets)"));
+                for failure in &told.failed {
+                    print(&format!("  gateway:{name}: FAILED, {failure}"));
+                }
+                failed |= !told.failed.is_empty();
+            }
+            Err(failure) => {
+                failed = true;
+                print(&format!("  gateway:{name}: FAILED, {}", failure.message));
+            }
+        }
+    }
+    failed
+}
+
+/// Whatever tells of calls beside the hop, in words.
+fn told(config: &Config) -> Vec<String> {
+    let sources = &config.sources;
+    let mut all = Vec::new();
+    all.extend(sources.envoy_als.map(|bind| format!("takes Envoy's access logs on {bind}")));
+    if let Some(otlp) = &sources.otlp {
+        all.extend(otlp.grpc.map(|bind| format!("takes OTLP by gRPC on {bind}")));
+        all.extend(otlp.http.map(|bind| format!("takes OTLP by HTTP on {bind}")));
+        all.extend(otlp.forward.as_ref().map(|to| format!("sends all OTLP on to {}", to.endpoint)));
+    }
+    all.extend(sources.tails.iter().map(|tail| match &tail.path {
+        Some(path) => format!("reads {} ({})", path.display(), tail.name),
+        None => format!("reads standard input ({})", tail.name),
+    }));
+    if sources.state_dir.is_none() && sources.tails.iter().any(|tail| tail.path.is_some() && !tail.from_start)
+    {
+        all.push("note: without `sources.state_dir` a restart begins at the end of each log.".to_owned());
+    }
+    all
+}
+
 /// The quota APIs, in words.
 fn polled(config: &Config) -> Vec<String> {
     let pollers = &config.pollers;
@@ -85,6 +136,12 @@ fn polled(config: &Config) -> Vec<String> {
     all.extend(pollers.anthropic.as_ref().map(|one| format!("Anthropic's Admin API at {}", one.url)));
     all.extend(pollers.aws.iter().map(|one| format!("AWS {} in {}", one.name, one.regions.join(", "))));
     all.extend(pollers.google.iter().map(|one| format!("Google Cloud {}", one.name)));
+    all.extend(
+        pollers
+            .gateways
+            .iter()
+            .map(|one| format!("the gateway {} ({}) at {}", one.name, one.kind.as_str(), one.url)),
+    );
     all.extend(pollers.limits.as_ref().map(|one| format!("another poller at {}", one.url)));
     all
 }
@@ -116,6 +173,9 @@ fn summary(config: &Config) -> String {
     });
     for poller in polled(config) {
         line(format!("  asks {poller}"));
+    }
+    for source in told(config) {
+        line(format!("  {source}"));
     }
     let uncounted = config.routes().filter(|route| {
         let cloud = route.surface.or_else(|| places::surface_of_host(route.upstream.host()?));

@@ -13,7 +13,7 @@ use crate::route::{ModelGroups, OwnerId, OwnerKind, RouteName, Surface, UNNAMED}
 use http::Uri;
 use secrecy::SecretString;
 use serde_saphyr::Spanned;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,10 +39,12 @@ type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub(super) struct Checker<'a> {
     pub(super) problems: Vec<Problem>,
     env: Env<'a>,
+    /// Addresses that are listened on, with what does.
+    binds: BTreeMap<SocketAddr, String>,
 }
 
 pub(super) fn check(file: wire::File, env: Env<'_>) -> Result<Config, Invalid> {
-    let mut checker = Checker { problems: Vec::new(), env };
+    let mut checker = Checker { problems: Vec::new(), env, binds: BTreeMap::new() };
     let config = checker.config(file);
     // In the order of the file, which is the order in which a person mends it.
     checker.problems.sort_by_key(|problem| problem.at.unwrap_or_default());
@@ -58,7 +60,8 @@ impl Checker<'_> {
         let put_on = file.put_on();
         let external_url =
             file.external_url.and_then(|url| self.url(&url, "external_url", &["http", "https"]));
-        let metrics = file.metrics.bind.and_then(|bind| self.bind(&bind, "metrics.bind")).unwrap_or(METRICS);
+        let metrics = self.bind_or(file.metrics.bind.as_ref(), "metrics.bind", METRICS);
+        let admin = self.admin(file.admin);
         let thresholds = self.thresholds(&file.alerts);
         let alerts = self.alerts(file.alerts);
         let credentials = self.credentials(file.credentials);
@@ -87,7 +90,7 @@ impl Checker<'_> {
             alerts,
             evidence,
             metrics,
-            admin: self.admin(file.admin),
+            admin,
             otlp: self.otlp(file.otlp),
             book: BookLimits {
                 buckets: self.rows(file.limits.buckets, "limits.buckets", MAX_ROWS, defaults.buckets),
@@ -124,18 +127,11 @@ impl Checker<'_> {
                 "no listeners, no sources and no pollers; leave the key out for the default one, or add one";
             self.problems.push(Problem { path: "listeners".into(), at: None, message: message.into() });
         }
-        let (mut names, mut binds) = (BTreeSet::new(), BTreeSet::new());
+        let mut names = BTreeSet::new();
         let mut checked = Vec::new();
         for (l, listener) in listeners.into_iter().enumerate() {
             let path = format!("listeners[{l}]");
             let bind = self.bind(&listener.bind, &format!("{path}.bind"));
-            if let Some(bind) = bind.filter(|b| b.port() != 0 && !binds.insert(*b)) {
-                self.problem(
-                    &listener.bind,
-                    &format!("{path}.bind"),
-                    format!("{bind} is taken by another listener; give each its own port"),
-                );
-            }
             if listener.routes.is_empty() {
                 self.problem(
                     &listener.bind,
@@ -433,7 +429,7 @@ impl Checker<'_> {
 
     fn admin(&mut self, admin: wire::Admin) -> Admin {
         let token = admin.token.and_then(|token| self.secret(&token, "admin.token"));
-        let bind = admin.bind.as_ref().and_then(|bind| self.bind(bind, "admin.bind")).unwrap_or(ADMIN);
+        let bind = self.bind_or(admin.bind.as_ref(), "admin.bind", ADMIN);
         if let Some(wire) = admin.bind.filter(|_| !bind.ip().is_loopback() && token.is_none()) {
             self.problem(
                 &wire,
@@ -472,16 +468,30 @@ impl Checker<'_> {
         }
     }
 
+    /// An address to listen on, which nothing else of ours does.
     pub(super) fn bind(&mut self, bind: &Spanned<String>, path: &str) -> Option<SocketAddr> {
-        let parsed = bind.value.parse().ok();
-        if parsed.is_none() {
-            self.problem(
-                bind,
-                path,
-                format!("`{}` is no address with a port; write it like `127.0.0.1:8429`", bind.value),
-            );
+        let Ok(parsed) = bind.value.parse::<SocketAddr>() else {
+            let message =
+                format!("`{}` is no address with a port; write it like `127.0.0.1:8429`", bind.value);
+            self.problem(bind, path, message);
+            return None;
+        };
+        if let Some(other) = self.binds.get(&parsed).filter(|_| parsed.port() != 0) {
+            let message = format!("{parsed} is taken by `{other}`; give each its own port");
+            self.problem(bind, path, message);
         }
-        parsed
+        self.binds.entry(parsed).or_insert_with(|| path.to_owned());
+        Some(parsed)
+    }
+
+    fn bind_or(&mut self, bind: Option<&Spanned<String>>, path: &str, default: SocketAddr) -> SocketAddr {
+        match bind {
+            Some(bind) => self.bind(bind, path).unwrap_or(default),
+            None => {
+                self.binds.insert(default, path.to_owned());
+                default
+            }
+        }
     }
 
     pub(super) fn url(&mut self, url: &Spanned<String>, path: &str, schemes: &[&str]) -> Option<Uri> {

@@ -10,8 +10,7 @@ use crate::route::{RouteName, Surface};
 use crate::seen::{Place, PlaceRule, Places};
 use secrecy::SecretString;
 use serde_saphyr::Spanned;
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// Sources outside of the path.
@@ -93,8 +92,15 @@ impl Sources {
             let host = if others == 1 { host } else { String::new() };
             self.places.upstreams.push((host, place));
         }
+        self.places.inherit();
     }
 }
+
+/// Where OTLP is received, where the configuration names neither port: those that every exporter takes by default.
+const GRPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4317);
+const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4318);
+/// Names of sources that are no tails.
+const OTHERS: [&str; 4] = ["hop", "otlp", "report", "envoy_als"];
 
 impl Checker<'_> {
     /// A route that somebody is put on must be there: its name would be nobody's.
@@ -119,17 +125,7 @@ impl Checker<'_> {
             }
             self.open_port(&port.bind, "sources.envoy_als.bind", port.any_sender)
         });
-        let mut names = BTreeSet::new();
-        let mut tails = Vec::new();
-        for (n, tail) in given.tails.into_iter().enumerate() {
-            let path = tail.path.clone();
-            let Some(tail) = self.tail(n, tail) else { continue };
-            if !names.insert(tail.name.clone()) {
-                let message = format!("`{}` names another tail already; give each its own `name`", tail.name);
-                self.problem(&path, &format!("sources.tails[{n}].name"), message);
-            }
-            tails.push(tail);
-        }
+        let tails = self.tails(given.tails);
         Sources {
             places: Places { rules, upstreams: Vec::new() },
             envoy_als,
@@ -137,6 +133,29 @@ impl Checker<'_> {
             tails,
             state_dir: given.state_dir.map(PathBuf::from),
         }
+    }
+
+    fn tails(&mut self, given: Vec<wire::Tail>) -> Vec<Tail> {
+        let mut tails: Vec<Tail> = Vec::new();
+        for (n, tail) in given.into_iter().enumerate() {
+            let path = tail.path.clone();
+            let Some(tail) = self.tail(n, tail) else { continue };
+            let name = &tail.name;
+            if tails.iter().any(|other| other.name == *name) {
+                let message = format!("`{name}` names another tail already; give each its own `name`");
+                self.problem(&path, &format!("sources.tails[{n}].name"), message);
+            }
+            if OTHERS.contains(&name.as_str()) || name.starts_with("gateway:") {
+                let message = format!("`{name}` is the name of another source; give the tail its own `name`");
+                self.problem(&path, &format!("sources.tails[{n}].name"), message);
+            }
+            if tail.path.is_none() && tails.iter().any(|other| other.path.is_none()) {
+                let message = "another tail reads standard input already; only one can";
+                self.problem(&path, &format!("sources.tails[{n}].path"), message);
+            }
+            tails.push(tail);
+        }
+        tails
     }
 
     fn place(&mut self, nth: usize, given: wire::Route) -> PlaceRule {
@@ -176,8 +195,13 @@ impl Checker<'_> {
     fn receiver(&mut self, given: wire::Otlp) -> Receiver {
         let token = given.token.and_then(|token| self.secret(&token, "sources.otlp.token"));
         let anybody = given.any_sender || token.is_some();
-        let grpc = given.grpc.and_then(|bind| self.open_port(&bind, "sources.otlp.grpc", anybody));
-        let http = given.http.and_then(|bind| self.open_port(&bind, "sources.otlp.http", anybody));
+        let mut port = |bind: &Option<Spanned<String>>, path| {
+            bind.as_ref().and_then(|bind| self.open_port(bind, path, anybody))
+        };
+        let (grpc, http) = match (&given.grpc, &given.http) {
+            (None, None) => (Some(GRPC), Some(HTTP)),
+            (grpc, http) => (port(grpc, "sources.otlp.grpc"), port(http, "sources.otlp.http")),
+        };
         let forward = given.forward.and_then(|forward| self.forward(forward));
         Receiver { grpc, http, token, forward }
     }

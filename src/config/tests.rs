@@ -127,6 +127,17 @@ fn what_is_wrong_with_sources_is_named() {
         (tail(", route: apii") + "  routes: [{name: api}]\n", "did you mean `api`"),
         ("sources:\n  tails: [{path: /a}, {path: /b}]\n".to_owned(), "names another tail already"),
         (
+            "sources:\n  tails: [{path: '-'}, {path: '-', name: b}]\n".to_owned(),
+            "reads standard input already",
+        ),
+        (tail(", name: 'gateway:g'"), "name of another source"),
+        (tail(", name: report"), "name of another source"),
+        (
+            "sources: {otlp: {grpc: '127.0.0.1:5', http: '127.0.0.1:5'}}\n".to_owned(),
+            "taken by `sources.otlp.grpc`",
+        ),
+        ("sources: {otlp: {http: '127.0.0.1:9429'}}\n".to_owned(), "taken by `metrics.bind`"),
+        (
             "pollers:\n  gateways: [{name: g, kind: kongg, url: 'http://x'}]\n".to_owned(),
             "did you mean `kong`",
         ),
@@ -139,4 +150,7 @@ fn what_is_wrong_with_sources_is_named() {
         let complaint = complaint(&text);
         assert!(complaint.contains(wanted), "{text}: {complaint}");
     }
+    let otlp = parse("sources: {otlp: {}}\n").unwrap().sources.otlp.unwrap();
+    assert_eq!(otlp.grpc.map(|at| at.to_string()).as_deref(), Some("127.0.0.1:4317"));
+    assert_eq!(otlp.http.map(|at| at.to_string()).as_deref(), Some("127.0.0.1:4318"));
 }

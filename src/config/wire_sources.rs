@@ -79,10 +79,10 @@ pub(in crate::config) struct Port {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::config) struct Otlp {
-    /// Address and port for gRPC (`127.0.0.1:4317` by convention).
+    /// Address and port for gRPC (`127.0.0.1:4317` where neither port is named; none where only the other is).
     #[schemars(with = "Option<String>")]
     pub(in crate::config) grpc: Option<Spanned<String>>,
-    /// Address and port for HTTP, protobuf and JSON (`127.0.0.1:4318` by convention).
+    /// Address and port for HTTP, protobuf and JSON (`127.0.0.1:4318`, in the same way).
     #[schemars(with = "Option<String>")]
     pub(in crate::config) http: Option<Spanned<String>>,
     /// Bearer token that senders must show (`OTEL_EXPORTER_OTLP_HEADERS`).

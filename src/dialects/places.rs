@@ -95,7 +95,8 @@ pub fn is_region(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-fn is_project(text: &str) -> bool {
+/// True for what may be an AWS account's or a Google Cloud project's id.
+pub fn is_project(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-:._".contains(&b))
 }
 

@@ -30,7 +30,7 @@ impl Stated {
 }
 
 /// What LiteLLM limits by (1.109.1); anything else in that place may be somebody's name.
-const DESCRIPTORS: [&str; 19] = [
+pub(super) const DESCRIPTORS: [&str; 19] = [
     "api_key",
     "user",
     "team",

@@ -9,6 +9,7 @@
 //! from a route that is a gateway's, or from a head that bears a gateway's mark.
 
 use super::printable;
+use super::stated::DESCRIPTORS;
 use crate::limit::{Amount, Level, Limiter, Reading, Refill, Timestamp, Window};
 use http::HeaderValue;
 use std::time::Duration;
@@ -109,7 +110,8 @@ impl Seen {
             }
             // LiteLLM: `api_key-remaining-requests`.
             (None, Some(field), Some(what @ ("requests" | "tokens"))) if parts.next().is_none() => {
-                if let Some(field) = Field::named(field) {
+                // A name that LiteLLM does not have could be anybody's, and would become a label.
+                if let Some(field) = Field::named(field).filter(|_| DESCRIPTORS.contains(&first)) {
                     self.set(&format!("{first}_{what}"), Some(Window::Minute), field, value);
                 }
             }
@@ -237,6 +239,10 @@ mod tests {
                 ("x-ratelimit-api_key-remaining-requests", "0"),
             ],
             vec![("x-ratelimit-a-b-c-d", "1")],
+            vec![
+                ("x-ratelimit-mallory-limit-requests", "1"),
+                ("x-ratelimit-mallory-remaining-requests", "1"),
+            ],
             vec![
                 ("x-ratelimit-api_key-limit-requests", "-1"),
                 ("x-ratelimit-api_key-remaining-requests", "x"),

@@ -145,7 +145,7 @@ pub struct Book {
     missing: HashMap<MissingKey, u64, RandomState>,
     arrivals: HashMap<RouteName, Arrivals, RandomState>,
     folded: u64,
-    late: u64,
+    pub(super) late: u64,
     /// The bucket table was full and all fresh: no search for a victim before this.
     full_until: Timestamp,
     swept: Timestamp,
@@ -183,6 +183,11 @@ impl Book {
         self.counting = rules;
     }
 
+    /// Others than the hop tell of calls, too: from now on its calls are remembered, so that none is counted twice.
+    pub fn expect_reports(&mut self) {
+        self.reports.once.need();
+    }
+
     /// Takes in what a quota API told.
     pub fn quotas(&mut self, told: &Arc<Quotas>, now: Timestamp) {
         self.alerts_version += self.known.take(told, &self.owners, now);
@@ -218,7 +223,7 @@ impl Book {
         self.pools.set_back(by);
         self.local.set_back(by);
         self.known.set_back(by);
-        self.reports.once.set_back(by);
+        self.reports.set_back(by);
         for throttle in self.throttles.values_mut() {
             throttle.latch.set_back(by);
             throttle.newest = throttle.newest.minus(by);
@@ -244,10 +249,8 @@ impl Book {
     /// Takes in a response head. Numbers of the OpenAI family on another provider's route were written
     /// by something between: whose they are is not known, so no bucket is made of them.
     pub fn head(&mut self, head: &Head) {
-        if self.reports.once.is_needed() {
-            self.reports.once.hop_head(head);
-            self.reports.saw_call(&head.call.route, head.at);
-        }
+        self.reports.once.hop_head(head);
+        self.reports.saw_call(&head.call.route, head.at);
         self.take_head(head);
     }
 
@@ -255,6 +258,12 @@ impl Book {
         let call = &head.call;
         let arrivals = self.arrivals.entry(call.route.clone()).or_insert_with(|| Arrivals::new(head.at));
         arrivals.counted.add(1, head.at);
+        self.take_levels(head);
+    }
+
+    /// Takes in what a head says of levels.
+    pub(super) fn take_levels(&mut self, head: &Head) {
+        let call = &head.call;
         let surface = proved_surface(call.surface, call.client, &head.limits);
         let owner = self.owners.resolve(surface.owner_kind(), &head.limits.account, &call.route);
         self.miss_headers(head, surface, &owner);
@@ -286,7 +295,9 @@ impl Book {
         }
         let Credential { alias, fingerprint } = &call.credential;
         let tenant = alias.clone().or_else(|| fingerprint.map(|hash| hash.to_string().into()));
-        let account = Account { workspace: tenant, ..Account::default() };
+        // Levels of several tenants under one name would be nobody's.
+        let Some(tenant) = tenant else { return };
+        let account = Account { workspace: Some(tenant), ..Account::default() };
         let owner = self.owners.resolve(OwnerKind::GatewayTenant, &account, &call.route);
         for reading in &limits.tenant {
             let identity = Identity {
@@ -375,6 +386,11 @@ impl Book {
         let pool = self.pools.of_call(end.call.id);
         self.alerts_version += self.pools.end(end, refusal);
         self.alerts_version += pool.map_or(0, |pool| self.pools.tell(pool, left, end.at));
+    }
+
+    /// Takes out what the head of a call that is over has booked.
+    pub(super) fn leave_pool_of(&mut self, head: &Head) {
+        self.alerts_version += self.pools.leave(head.call.id, head.at);
     }
 
     /// Tells the pool of a head what it says of minute buckets; gives that pool.
@@ -475,9 +491,7 @@ impl Book {
 
     /// Takes in the end of a call and judges it.
     pub fn end(&mut self, end: Box<End>) -> Judged {
-        if self.reports.once.is_needed() {
-            self.reports.once.hop_end(&end);
-        }
+        self.reports.once.hop_end(&end);
         self.take_end(end)
     }
 

@@ -318,6 +318,14 @@ impl Pools {
         entry.look(end.at)
     }
 
+    /// A call is gone of which nothing is known but that it is over. How many alerts changed.
+    pub(super) fn leave(&mut self, call: u64, at: Timestamp) -> u64 {
+        let Some(open) = self.open.remove(&call) else { return 0 };
+        let Some(entry) = self.pools.get_mut(&open.pool) else { return 0 };
+        entry.pool.end(None, None, at);
+        entry.look(at)
+    }
+
     /// A limit of the traffic's shape refused a call: its ceiling is learnt. `about` is what an alert on it
     /// will be about, its limiter apart.
     pub(super) fn burst(&mut self, end: &End, verdict: &Verdict, about: &Identity) -> u64 {

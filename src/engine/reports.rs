@@ -2,7 +2,6 @@
 
 use super::book::{Book, Judged, proved_surface};
 use super::once::{Id, Once, Place};
-use super::pools::Refusal;
 use crate::ledger::TotalsKey;
 use crate::limit::Timestamp;
 use crate::observation::{End, Report, Usage};
@@ -40,6 +39,10 @@ pub(super) struct Reports {
 /// How long after a call was told of on a route counters of it are not believed.
 const COUNTERS_WAIT: Duration = Duration::from_secs(600);
 
+/// A call that is told of later than this is counted and no more: its levels are old, and an alert on it would be news of
+/// what is over. As long as the alert on a refusal lasts.
+const LATE: Duration = Duration::from_secs(120);
+
 /// Most rows of retries.
 const MOST_RETRIES: usize = 450;
 
@@ -62,6 +65,12 @@ impl Reports {
         } else if self.by_calls.len() < MOST_RETRIES {
             self.by_calls.insert(route.clone(), now);
         }
+    }
+
+    /// The clock was set back.
+    pub(super) fn set_back(&mut self, by: Duration) {
+        self.once.set_back(by);
+        self.by_calls.values_mut().for_each(|at| *at = at.minus(by));
     }
 
     fn repeat(&mut self, source: &Arc<str>) {
@@ -89,7 +98,7 @@ impl Reports {
 
 impl Book {
     /// Takes in what a source outside of the path tells. What is to be counted, if it is over.
-    pub fn report(&mut self, report: Box<Report>, now: Timestamp) -> Option<Settled> {
+    pub fn report(&mut self, mut report: Box<Report>, now: Timestamp) -> Option<Settled> {
         if report.tokens_only {
             let end = report.end?;
             return Some(Settled {
@@ -104,33 +113,37 @@ impl Book {
             self.reports.repeat(&report.source);
             return None;
         }
+        if report.at().is_some_and(|at| now.since(at) > LATE) {
+            (report.start, report.head) = (None, None);
+            self.late += 1;
+        }
         match self.reports.once.place(&report) {
             Place::New => {
                 let id = self.reports.once.add(&report, now);
                 if !report.is_bare_failure() {
-                    return self.take(id, *report);
+                    return self.take(id, *report, now);
                 }
                 match self.reports.once.hold(id, report, now) {
                     Ok(()) => None,
-                    Err(report) => self.take(id, *report),
+                    Err(report) => self.take(id, *report, now),
                 }
             }
             Place::Further(id) => {
-                self.reports.once.learn(id, &report);
-                self.further(id, report)
+                self.reports.once.learn(id, &report, now);
+                self.further(id, report, now)
             }
             Place::Known(id) => {
-                self.reports.once.learn(id, &report);
+                self.reports.once.learn(id, &report, now);
                 let entry = self.reports.once.get(id)?;
                 // Of a call that runs whoever tells its end first is believed.
                 let runs = !entry.counted && entry.held.is_none();
-                if runs { self.further(id, report) } else { self.add(id, report) }
+                if runs { self.further(id, report, now) } else { self.add(id, report, now) }
             }
         }
     }
 
     /// A further step of a call.
-    fn further(&mut self, id: Id, mut report: Box<Report>) -> Option<Settled> {
+    fn further(&mut self, id: Id, mut report: Box<Report>, now: Timestamp) -> Option<Settled> {
         let entry = self.reports.once.get(id)?;
         if entry.counted {
             self.reports.repeat(&report.source);
@@ -148,11 +161,11 @@ impl Book {
             report.head.iter_mut().for_each(|head| head.call = call.clone());
             report.end.iter_mut().for_each(|end| end.call = call.clone());
         }
-        self.take(id, *report)
+        self.take(id, *report, now)
     }
 
     /// The first to tell of a call, step by step.
-    fn take(&mut self, id: Id, report: Report) -> Option<Settled> {
+    fn take(&mut self, id: Id, report: Report, now: Timestamp) -> Option<Settled> {
         let (levels, headed) = (report.has_levels(), report.head.is_some());
         let Report { start, head, end, retries, .. } = report;
         let call = end.as_ref().map(|end| end.call.clone());
@@ -177,41 +190,37 @@ impl Book {
         let key = self.totals_key(&end);
         self.reports.retried(id, key.clone(), retries);
         let usage = end.usage;
-        let judged = Judged { reported: true, ..self.take_end(end) };
-        Some(Settled { key, counts: true, usage, judged: Some(Box::new(judged)) })
+        let judged =
+            (now.since(end.at) <= LATE).then(|| Box::new(Judged { reported: true, ..self.take_end(end) }));
+        Some(Settled { key, counts: true, usage, judged })
     }
 
     /// A call that was told of before: what was not known is added.
-    fn add(&mut self, id: Id, mut report: Box<Report>) -> Option<Settled> {
-        let source = report.source.clone();
+    fn add(&mut self, id: Id, mut report: Box<Report>, now: Timestamp) -> Option<Settled> {
+        self.reports.repeat(&report.source);
         let entry = self.reports.once.get(id)?;
-        if entry.held.is_some() && !report.is_bare_failure() {
+        if report.end.is_some() && !report.is_bare_failure() {
             // Somebody saw more: their word is taken in place of the bare one.
-            let held = entry.held.take();
-            let (held_usage, held_retries) = held
-                .map(|held| (held.end.as_ref().and_then(|end| end.usage), held.retries))
-                .unwrap_or_default();
-            report.retries = report.retries.max(held_retries);
-            report.end.iter_mut().for_each(|end| end.usage = end.usage.or(held_usage));
-            self.reports.repeat(&source);
-            return self.take(id, *report);
+            if let Some(held) = entry.held.take() {
+                report.retries = report.retries.max(held.retries);
+                let held_usage = held.end.and_then(|end| end.usage);
+                report.end.iter_mut().for_each(|end| end.usage = end.usage.or(held_usage));
+                return self.take(id, *report, now);
+            }
         }
         let new_levels = !entry.levels && report.has_levels();
         entry.levels |= new_levels;
         let usage = report.end.as_ref().and_then(|end| end.usage).filter(|_| !entry.usage);
         entry.usage |= usage.is_some();
-        self.reports.repeat(&source);
         let Report { head, end, retries, .. } = *report;
         let key = end.as_ref().map(|end| self.totals_key(end));
         if let Some(key) = &key {
             self.reports.retried(id, key.clone(), retries);
         }
         if let Some(head) = head.filter(|_| new_levels) {
-            self.take_head(&head);
-            if let Some(end) = &end {
-                let refusal = if end.status == Some(429) { Refusal::Empty } else { Refusal::None };
-                self.leave_pool(end, refusal, &[]);
-            }
+            // The call was counted, and left its pool, when it was told of first.
+            self.take_levels(&head);
+            self.leave_pool_of(&head);
         }
         let usage = usage?;
         Some(Settled { key: key?, counts: false, usage: Some(usage), judged: None })
@@ -220,7 +229,7 @@ impl Book {
     /// Bare failures that have waited long enough for somebody who knows more.
     pub fn due(&mut self, now: Timestamp) -> Option<Settled> {
         while let Some((id, report)) = self.reports.once.due(now) {
-            if let Some(settled) = self.take(id, *report) {
+            if let Some(settled) = self.take(id, *report, now) {
                 return Some(settled);
             }
         }

@@ -52,6 +52,8 @@ pub struct Rules {
     pub limits: BookLimits,
     /// How calls to clouds are counted.
     pub counting: LocalRules,
+    /// Others than the hop tell of calls, too.
+    pub reports: bool,
 }
 
 /// What the engine runs with.
@@ -77,6 +79,9 @@ pub fn spawn(parts: Parts) -> (Published, tokio::task::JoinHandle<()>) {
     let rules = parts.rules.borrow().clone();
     let mut book = Book::new(rules.owners, rules.thresholds, rules.limits);
     book.count_by(rules.counting);
+    if rules.reports {
+        book.expect_reports();
+    }
     let engine = Engine { book, parts, snapshot_tx, alert_tx, alerts_version: 0, published: None };
     (Published { snapshots, alerts }, tokio::spawn(engine.run()))
 }
@@ -117,8 +122,11 @@ impl Engine {
                     self.tick();
                 }
                 Ok(()) = self.parts.rules.changed() => {
-                    let Rules { owners, thresholds, limits, counting } =
+                    let Rules { owners, thresholds, limits, counting, reports } =
                         self.parts.rules.borrow_and_update().clone();
+                    if reports {
+                        self.book.expect_reports();
+                    }
                     self.book.count_by(counting);
                     self.book.reconfigure(owners, thresholds, limits);
                 }

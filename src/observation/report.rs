@@ -4,6 +4,7 @@
 //! request, its span, its trace. Names are kept as hashes: they are compared and never shown.
 
 use super::{End, Fingerprint, Head, Start};
+use crate::limit::Timestamp;
 use foldhash::fast::RandomState;
 use std::hash::BuildHasher;
 use std::sync::{Arc, LazyLock};
@@ -35,6 +36,17 @@ impl Key {
         Self(STATE.hash_one((3_u8, source, id)))
     }
 
+    /// A call of the hop.
+    pub fn hop(call: u64) -> Self {
+        Self(STATE.hash_one((5_u8, call)))
+    }
+
+    /// The same span, as the one above another.
+    #[must_use]
+    pub fn above(self) -> Self {
+        Self(STATE.hash_one((6_u8, self.0)))
+    }
+
     /// What tells a gateway's tenants apart, hashed like everything here.
     pub fn fingerprint(tenant: &str) -> Fingerprint {
         Fingerprint(STATE.hash_one((4_u8, tenant)).to_be_bytes())
@@ -51,8 +63,12 @@ impl Key {
 /// By what a report's call is known again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keys {
-    /// What names this call and no other: ids of the request, its own span.
+    /// What names this call and no other: ids of the request.
     pub exact: Vec<Key>,
+    /// The first of them that its provider, or its gateway, gave.
+    pub request: Option<Key>,
+    /// Its span: its own, or its caller's. A span may have made several calls.
+    pub span: Option<Key>,
     /// The span above its own.
     pub parent: Option<Key>,
     /// Its trace. Several calls may share it.
@@ -92,6 +108,12 @@ impl Report {
             let said = end.error.as_ref().is_some_and(|error| !error.text.is_empty());
             end.failed() && end.limits.readings.is_empty() && !end.limits.answered() && !said
         })
+    }
+
+    /// When what it tells of was; absent if it tells of no moment.
+    pub fn at(&self) -> Option<Timestamp> {
+        let end = self.end.as_ref().map(|end| end.at);
+        end.or(self.head.as_ref().map(|head| head.at)).or(self.start.as_ref().map(|start| start.at))
     }
 
     /// True if it says how full a bucket is.

@@ -31,6 +31,10 @@ use tokio::task::JoinHandle;
 
 /// Most refusals that one series tells of at once; more are counted as unusable.
 const MOST_EVENTS: u64 = 500;
+/// When the process that answers was started, as most programs say.
+const STARTED: &str = "process_start_time_seconds";
+/// Clocks of two machines agree to this many seconds.
+const CLOCKS: f64 = 5.0;
 /// Most series that are remembered.
 const MOST_SERIES: usize = 20_000;
 
@@ -41,6 +45,10 @@ pub struct Told {
     pub seen: Vec<Seen>,
     /// Budgets.
     pub quotas: Arc<Quotas>,
+    /// Budgets that could not be read, and why.
+    pub failed: Vec<String>,
+    /// Series of its metrics that tell something.
+    pub series: usize,
 }
 
 /// A gateway that is asked.
@@ -51,8 +59,12 @@ pub struct Asked {
     unusable: Unusable,
     /// Series by what they were when last looked at.
     before: HashMap<String, f64>,
-    /// The first look has been made.
-    looked: bool,
+    /// When was last looked; absent before the first look.
+    looked: Option<Timestamp>,
+    /// When the process that answered then had started, where it says so.
+    process: Option<f64>,
+    /// Budgets that the poll in hand could not read, and why.
+    failed: Vec<String>,
 }
 
 impl Asked {
@@ -60,9 +72,17 @@ impl Asked {
     ///
     /// # Errors
     /// If no HTTP client can be made.
-    pub fn new(config: &Gateway, clock: Clock, unusable: Unusable) -> Result<Self, String> {
+    pub fn of(config: &Gateway, stats: &Stats, clock: &Clock) -> Result<Self, String> {
+        let name: Arc<str> = format!("gateway:{}", config.name).into();
+        let polls = stats.sources.of(&name);
+        Self::new(config, clock.clone(), Unusable::new(name, polls))
+    }
+
+    fn new(config: &Gateway, clock: Clock, unusable: Unusable) -> Result<Self, String> {
         let client = http::client()?;
-        Ok(Self { config: config.clone(), client, clock, unusable, before: HashMap::new(), looked: false })
+        let config = config.clone();
+        let (before, failed) = (HashMap::new(), Vec::new());
+        Ok(Self { config, client, clock, unusable, before, looked: None, process: None, failed })
     }
 
     async fn text(&self, url: &str) -> Result<String, Failure> {
@@ -100,6 +120,7 @@ impl Asked {
         for _ in 0..broken.min(100) {
             self.unusable.note("metric", "a line that cannot be read");
         }
+        self.look_who_answers(&samples);
         let mut seen = Vec::new();
         let mut levels: HashMap<(String, String), Level> = HashMap::new();
         for sample in &samples {
@@ -120,8 +141,8 @@ impl Asked {
             seen.extend((0..n.min(MOST_EVENTS)).map(|_| Seen { aggregate: true, ..event.clone() }));
         }
         seen.extend(levels.iter().filter_map(|(which, level)| tenant(which, level)));
-        self.looked = true;
         let now = self.clock.now();
+        self.looked = Some(now);
         let route = self.config.route.clone();
         for one in &mut seen {
             one.route = route.clone();
@@ -131,16 +152,35 @@ impl Asked {
         seen
     }
 
+    /// Counters begin anew with their process. If it was started since the last look, all they count is new; if another
+    /// one answers, which ran before, nothing is known of what it counted since.
+    fn look_who_answers(&mut self, samples: &[Sample]) {
+        let started = samples.iter().find(|sample| sample.name == STARTED).and_then(Sample::known);
+        let before = std::mem::replace(&mut self.process, started);
+        let (Some(started), Some(before), Some(looked)) = (started, before, self.looked) else { return };
+        if (started - before).abs() < 1.0 {
+            return;
+        }
+        self.before.clear();
+        if started + CLOCKS < looked.secs_f64() {
+            self.looked = None;
+            self.unusable.note("process", "several answer at this address; give each its own gateway here");
+        }
+    }
+
     /// How much a counter has grown since the last look.
     fn grown(&mut self, sample: &Sample) -> u64 {
         let Some(value) = sample.known() else { return 0 };
         let before = self.remember(sample, value);
         match before {
-            // What fell was begun anew.
             Some(before) if value >= before => (value - before) as u64,
-            Some(_) => value as u64,
+            // Begun anew, or another process: nobody says which.
+            Some(_) => {
+                self.unusable.note("refusals", "a counter fell");
+                0
+            }
             // A series that was not there before began with its first event.
-            None if self.looked => value as u64,
+            None if self.looked.is_some() => value as u64,
             None => 0,
         }
     }
@@ -154,7 +194,7 @@ impl Asked {
         let series = sample.series();
         if self.before.len() >= MOST_SERIES && !self.before.contains_key(&series) {
             self.before.clear();
-            self.looked = false;
+            self.looked = None;
         }
         self.before.insert(series, value)
     }
@@ -162,29 +202,40 @@ impl Asked {
     async fn budgets(&mut self) -> Result<Vec<Quota>, Failure> {
         match self.config.kind {
             GatewayKind::Openrouter => Ok(vec![self.openrouter().await?]),
-            GatewayKind::Litellm if self.config.key.is_some() => self.litellm().await,
+            GatewayKind::Litellm if self.config.key.is_some() => Ok(self.litellm().await),
             _ => Ok(Vec::new()),
         }
     }
 
-    /// Budgets of LiteLLM's keys and teams, by the names that the configuration gives.
-    async fn litellm(&mut self) -> Result<Vec<Quota>, Failure> {
+    /// Budgets of LiteLLM's keys and teams, by the names that the configuration gives. One that cannot be read keeps back
+    /// neither the others nor what the counters told.
+    async fn litellm(&mut self) -> Vec<Quota> {
         let base = self.config.admin_url.clone();
         let mut rows = Vec::new();
         for team in self.config.teams.clone() {
-            let info: TeamInfo = self.json(format!("{base}/team/info"), &[("team_id", &team)]).await?;
-            rows.extend(info.team_info.quota(&format!("team:{team}"), self.clock.now()));
+            let query = [("team_id", team.as_str())];
+            match self.json::<TeamInfo>(format!("{base}/team/info"), &query).await {
+                Ok(info) => rows.extend(info.team_info.quota(&format!("team:{team}"), self.clock.now())),
+                Err(failure) => self.budget_failed(&format!("team {team}"), &failure.message),
+            }
         }
         for alias in self.config.keys.clone() {
             let query = [("key_alias", alias.as_str()), ("return_full_object", "true"), ("size", "10")];
-            let list: KeyList = self.json(format!("{base}/key/list"), &query).await?;
-            let key = list.keys.into_iter().find(|key| key.key_alias.as_deref() == Some(&alias));
+            let list = self.json::<KeyList>(format!("{base}/key/list"), &query).await;
+            let key =
+                list.map(|list| list.keys.into_iter().find(|key| key.key_alias.as_deref() == Some(&alias)));
             match key {
-                Some(key) => rows.extend(key.quota(&format!("key:{alias}"), self.clock.now())),
-                None => self.unusable.note("key", "LiteLLM knows no key of that alias"),
+                Ok(Some(key)) => rows.extend(key.quota(&format!("key:{alias}"), self.clock.now())),
+                Ok(None) => self.budget_failed(&format!("key {alias}"), "LiteLLM knows no key of that alias"),
+                Err(failure) => self.budget_failed(&format!("key {alias}"), &failure.message),
             }
         }
-        Ok(rows)
+        rows
+    }
+
+    fn budget_failed(&mut self, whose: &str, why: &str) {
+        self.unusable.note(whose, why);
+        self.failed.push(format!("{whose}: {why}"));
     }
 
     async fn openrouter(&mut self) -> Result<Quota, Failure> {
@@ -223,7 +274,9 @@ impl Poll for Asked {
         }
         let rows = self.budgets().await?;
         let source = format!("gateway:{}", self.config.name).into();
-        Ok(Arc::new(Told { seen, quotas: Arc::new(Quotas::of(source, self.clock.now(), rows)) }))
+        let quotas = Arc::new(Quotas::of(source, self.clock.now(), rows));
+        let (failed, series) = (std::mem::take(&mut self.failed), self.before.len());
+        Ok(Arc::new(Told { seen, quotas, failed, series }))
     }
 }
 
@@ -243,7 +296,7 @@ pub fn spawn(
     for gateway in config {
         let name: Arc<str> = format!("gateway:{}", gateway.name).into();
         let polls = stats.sources.of(&name);
-        let asked = Asked::new(gateway, clock.clone(), Unusable::new(name.clone(), polls.clone()))?;
+        let asked = Asked::of(gateway, stats, clock)?;
         let schedule = Schedule { interval: gateway.interval, timeout: TIMEOUT };
         let parts = Parts { name: name.clone(), schedule, polls, clock: clock.clone() };
         let (mut known, runner) = runner::spawn(asked, parts);
@@ -283,7 +336,7 @@ struct Level {
 impl GatewayKind {
     fn wants(self, name: &str) -> bool {
         // When a series was created is told beside it, under almost its name.
-        !name.ends_with("_created") && self.knows(name)
+        name == STARTED || (!name.ends_with("_created") && self.knows(name))
     }
 
     /// Where its metrics are: a poller follows no redirect, and LiteLLM has one from `/metrics` to here.

@@ -46,8 +46,36 @@ fn litellms_counters_tell_tenant_vendor_and_cooldown_apart_once_they_grow() {
     assert!(cooldown.body.as_ref().unwrap().contains("No deployments available"));
     assert!(seen.iter().all(|seen| seen.aggregate && seen.route.as_deref() == Some("llm")));
     assert!(!format!("{seen:?}").contains("ad11"), "no key's hash goes on");
-    assert_eq!(asked.scraped(&litellm(1, 6, 6)).len(), 1, "begun anew");
+    assert_eq!(
+        asked.scraped(&litellm(1, 6, 6)).len(),
+        0,
+        "begun anew, or another process: nobody says which"
+    );
     assert_eq!(asked.scraped(&litellm(1_000_000, 6, 6)).len(), 500);
+}
+
+#[test]
+fn a_counter_that_began_anew_counts_only_if_its_process_did() {
+    let mut asked = asked(GatewayKind::Litellm);
+    let now = asked.clock.now().secs_f64();
+    let text = |started: f64, own| format!("process_start_time_seconds {started}\n{}", litellm(own, 0, 0));
+    asked.scraped(&text(now - 500.0, 40));
+    assert_eq!(asked.scraped(&text(now - 500.0, 41)).len(), 1);
+    assert_eq!(asked.scraped(&text(now + 1.0, 3)).len(), 3, "started since the last look");
+    assert_eq!(asked.scraped(&text(now + 1.0, 4)).len(), 1);
+    // Another replica behind the same address.
+    assert_eq!(asked.scraped(&text(now - 900.0, 70)).len(), 0);
+    assert_eq!(asked.scraped(&text(now - 900.0, 72)).len(), 2);
+}
+
+#[tokio::test]
+async fn budgets_that_cannot_be_read_keep_back_nothing_else() {
+    let mut asked = asked(GatewayKind::Litellm);
+    asked.config.key = Some("sk-x".to_owned().into());
+    (asked.config.teams, asked.config.keys) = (vec!["t".to_owned()], vec!["k".to_owned()]);
+    assert!(asked.budgets().await.unwrap().is_empty());
+    assert_eq!(asked.failed.len(), 2, "{:?}", asked.failed);
+    assert!(asked.failed[0].starts_with("team t: ") && asked.failed[1].starts_with("key k: "));
 }
 
 #[test]

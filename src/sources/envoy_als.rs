@@ -23,13 +23,16 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tonic::codec::CompressionEncoding;
 use tonic::{Request, Response, Status, Streaming};
 use tower_service::Service;
 
 /// Largest message that is read. Envoy's own buffer is 16 kB unless it is told otherwise.
-const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+const MAX_MESSAGE: usize = 1024 * 1024;
+/// Most streams at once: each Envoy worker has one, and each may hold one message that is not whole.
+const STREAMS: usize = 256;
 /// Most response headers of an entry that are taken.
 const MAX_HEADERS: usize = 100;
 
@@ -38,7 +41,7 @@ const AI_GATEWAY: &str = "io.envoy.ai_gateway";
 
 /// Receives Envoy's access log.
 pub fn spawn(listener: TcpListener, intake: &Intake) -> JoinHandle<()> {
-    let receiver = Receiver { teller: intake.teller("envoy_als") };
+    let receiver = Receiver { teller: intake.teller("envoy_als"), streams: Semaphore::new(STREAMS) };
     let service = AccessLogServiceServer::new(receiver)
         .max_decoding_message_size(MAX_MESSAGE)
         .accept_compressed(CompressionEncoding::Gzip);
@@ -50,6 +53,7 @@ pub fn spawn(listener: TcpListener, intake: &Intake) -> JoinHandle<()> {
 
 struct Receiver {
     teller: Teller,
+    streams: Semaphore,
 }
 
 #[tonic::async_trait]
@@ -58,6 +62,9 @@ impl AccessLogService for Receiver {
         &self,
         request: Request<Streaming<StreamAccessLogsMessage>>,
     ) -> Result<Response<StreamAccessLogsResponse>, Status> {
+        let Ok(_stream) = self.streams.try_acquire() else {
+            return Err(Status::resource_exhausted("too many streams; try again later"));
+        };
         let mut messages = request.into_inner();
         loop {
             match messages.message().await {

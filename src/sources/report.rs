@@ -8,6 +8,9 @@ use crate::recorded::Line;
 use crate::seen::Seen;
 use bytes::Bytes;
 use http::StatusCode;
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use std::fmt;
 
 /// Most reports of one request.
 const MOST: usize = 10_000;
@@ -45,53 +48,74 @@ impl Reports {
         (taken.status(), text + "\n")
     }
 
-    /// Takes a body.
-    pub fn take(&self, body: &Bytes) -> Taken {
+    /// Takes a body, one report at a time: the whole as a tree of JSON would take many times its size.
+    pub fn take(&self, body: &[u8]) -> Taken {
         let mut taken = Taken::default();
         let text = body.trim_ascii();
+        let mut json = serde_json::Deserializer::from_slice(text);
         if text.starts_with(b"[") {
-            match serde_json::from_slice::<Vec<serde_json::Value>>(text) {
-                Ok(all) => all.into_iter().for_each(|one| {
-                    self.one(serde_json::from_value(one), &mut taken);
-                }),
-                Err(error) => self.one(Err(error), &mut taken),
+            let each = Each(|one| self.one(serde_json::from_str(one), &mut taken));
+            let read = serde::Deserializer::deserialize_seq(&mut json, each).and_then(|()| json.end());
+            if let Err(error) = read {
+                self.broken(error.to_string(), &mut taken);
             }
             return taken;
         }
-        for one in serde_json::Deserializer::from_slice(text).into_iter::<serde_json::Value>() {
+        for one in json.into_iter::<&RawValue>() {
             // Behind what is no JSON nothing can be found any more.
-            let broken = one.is_err();
-            self.one(one.and_then(serde_json::from_value), &mut taken);
-            if broken {
+            let last = one.is_err();
+            if !self.one(one.and_then(|one| serde_json::from_str(one.get())), &mut taken) || last {
                 break;
             }
         }
         taken
     }
 
-    fn one(&self, line: Result<Line, serde_json::Error>, taken: &mut Taken) {
-        let line = match line {
-            Ok(_) if taken.accepted + taken.dropped + taken.broken >= MOST => {
-                Err(format!("more than {MOST} reports in one request"))
-            }
-            Ok(line) if line.status.is_none() && line.headers.is_empty() && line.body.is_none() => {
-                Err("a report needs a `status`, `headers` or a `body`".to_owned())
-            }
-            Ok(line) => Ok(line),
-            Err(error) => Err(error.to_string()),
-        };
+    /// Takes one; false when no more are to come.
+    fn one(&self, line: Result<Line, serde_json::Error>, taken: &mut Taken) -> bool {
+        if taken.accepted + taken.dropped + taken.broken >= MOST {
+            self.broken(format!("more than {MOST} reports in one request"), taken);
+            return false;
+        }
         match line {
+            Ok(line) if line.status.is_none() && line.headers.is_empty() && line.body.is_none() => {
+                self.broken("a report needs a `status`, `headers` or a `body`".to_owned(), taken);
+            }
             Ok(line) => {
                 let mut seen = Seen::from(line);
                 seen.ended = seen.ended.or_else(|| Some(self.teller.now()));
                 if self.teller.tell(seen) { taken.accepted += 1 } else { taken.dropped += 1 }
             }
-            Err(error) => {
-                self.teller.unusable();
-                taken.broken += 1;
-                taken.error.get_or_insert(error);
+            Err(error) => self.broken(error.to_string(), taken),
+        }
+        true
+    }
+
+    fn broken(&self, error: String, taken: &mut Taken) {
+        self.teller.unusable();
+        taken.broken += 1;
+        taken.error.get_or_insert(error);
+    }
+}
+
+/// Visits each element of an array as the text that it is, until told to stop.
+struct Each<F>(F);
+
+impl<'de, F: FnMut(&'de str) -> bool> Visitor<'de> for Each<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of reports")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut all: A) -> Result<(), A::Error> {
+        while let Some(one) = all.next_element::<&RawValue>()? {
+            if !(self.0)(one.get()) {
+                // What is behind it is not read.
+                while all.next_element::<IgnoredAny>()?.is_some() {}
             }
         }
+        Ok(())
     }
 }
 

@@ -173,7 +173,9 @@ impl Lines {
                     return;
                 }
                 self.matched += 1;
-                seen.ended = seen.ended.or_else(|| Some(self.teller.now()));
+                if !seen.running {
+                    seen.ended = seen.ended.or_else(|| Some(self.teller.now()));
+                }
                 tell(&self.teller, seen);
             }
             Err(Nothing::Broken(problem)) => self.broken(&problem),
@@ -261,8 +263,7 @@ impl Reader {
         while !self.stopped() {
             if open.is_none() {
                 open = self.open(path, first);
-                // What appears later was never read: it is begun at its start.
-                first = false;
+                first &= open.is_none() && !self.is_new(path);
             }
             let more = match &mut open {
                 Some(file) => self.read(file, &mut buffer),
@@ -322,6 +323,14 @@ impl Reader {
                 None
             }
         }
+    }
+
+    /// True where there is no file and none was ever read: what appears then is begun at its start. (One that only cannot be
+    /// opened yet, or lies on a disk that comes later, is gone on with where it was left.)
+    fn is_new(&self, path: &Path) -> bool {
+        let missing =
+            std::fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        missing && self.state.as_ref().and_then(State::load).is_none()
     }
 
     fn open(&mut self, path: &Path, first: bool) -> Option<Open> {

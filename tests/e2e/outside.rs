@@ -288,16 +288,18 @@ async fn litellms_callback_and_its_counters_tell_tenant_upstream_and_cooldown_ap
         Client::new().post(url).bearer_auth(key).json(&body).send().await.unwrap().status().as_u16()
     };
     const CHAT: &str = "/v1/chat/completions";
-    // The tenant's limit.
+    // The tenant's level, before its limit is reached: it is the gateway's, and nobody's at the provider.
+    send("sk-tenant-roomy", CHAT, "claude-opus-5-5").await;
+    let level = ["plimsoll_owner_kind=\"gateway_tenant\"", "api_key_requests"];
+    sidecar.wait_metric("plimsoll_limit", &level, 10.0).await;
+    // Another tenant's limit; its level is a bucket of its own, of which the worse is shown where neither has a name.
     for path in [CHAT, CHAT, "/v1/messages"] {
         send("sk-tenant-rpm", path, "claude-opus-5-5").await;
     }
     let own = ["plimsoll_verdict=\"gateway_tenant\"", "plimsoll_limiter=\"requests\"", "answered_by"];
     sidecar.wait_metric("plimsoll_rejections_total", &own, 2.0).await;
-    // The tenant's level, before its limit is reached: it is the gateway's, and nobody's at the provider.
     send("sk-tenant-roomy", CHAT, "claude-opus-5-5").await;
-    let level = ["plimsoll_owner_kind=\"gateway_tenant\"", "api_key_requests"];
-    sidecar.wait_metric("plimsoll_limit", &level, 10.0).await;
+    sidecar.wait_metric("plimsoll_limit", &level, 1.0).await;
     // The upstream's limit, and the cooldown that comes of it.
     let refusal = || Answer::RateLimited { retry_after: 2, should_retry: true };
     api.script([refusal(), refusal(), refusal(), refusal()]);

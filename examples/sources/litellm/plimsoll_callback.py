@@ -9,10 +9,12 @@ cooldown. Put this file beside LiteLLM's config.yaml and name it there:
 Environment: PLIMSOLL_URL (http://127.0.0.1:9430/v1/observations), PLIMSOLL_TOKEN (none).
 
 It never holds LiteLLM up: a call puts one report into a queue, a thread sends them. When Plimsoll is away, up to 1000
-wait, the rest is dropped and counted in `plimsoll.dropped`. It sends no prompt, answer, key, key hash, user or team.
+wait, the rest is dropped and counted in `plimsoll.dropped`. It sends no prompt, answer, key, user or team; what tells one
+tenant's level from another's is a hash with a salt that this process makes and forgets.
 Tried with LiteLLM 1.100.5.
 """
 
+import hashlib
 import json
 import os
 import queue
@@ -25,6 +27,7 @@ from litellm.integrations.custom_logger import CustomLogger
 
 FAMILIES = ("anthropic-", "x-ratelimit-", "ratelimit-", "x-amzn-", "x-ms-region", "apim-request-id", "retry-after")
 NAMES = {"request-id", "x-request-id", "x-should-retry", "date", "rate_limit_type", "reset_at"}
+SALT = os.urandom(32)
 # Errors whose text is about the request, and may repeat it, are told without the text, unless it is about limits.
 ABOUT_LIMITS = re.compile(r"usage limit|rate limit|credit balance|spend|quota|billing", re.I)
 SECRETS = (
@@ -101,6 +104,7 @@ def report(log, answer, models):
         "headers": headers(given),
         "model": model,
         "user_agent": log.get("user_agent"),
+        "tenant": tenant(meta),
         "answered_by": "gateway" if log.get("cache_hit") else "upstream",
     }
     # The provider's id and LiteLLM's own: by either the call is known again where others tell of it.
@@ -111,6 +115,11 @@ def report(log, answer, models):
     else:
         told.update(usage(meta.get("usage_object") or {}, log))
     return {name: value for name, value in told.items() if value not in (None, "", {}, [])}
+
+
+def tenant(meta):
+    names = [str(meta.get(name) or "") for name in ("user_api_key_hash", "user_api_key_team_id")]
+    return hashlib.sha256(SALT + "/".join(names).encode()).hexdigest()[:16] if any(names) else None
 
 
 def headers(given):

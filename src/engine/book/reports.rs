@@ -42,10 +42,14 @@ fn one_request_through_three_sources_is_counted_once() {
     let id = Key::request("req_1");
     let first = book.report(report("envoy_als", &[id], 200, limits("w", 30_000), at(0.0)), at(0.1)).unwrap();
     assert!(first.counts && first.judged.is_some());
-    let span = Key::span(&"1".repeat(32), &"2".repeat(16));
-    assert!(book.report(report("tail", &[id, span], 200, limits("w", 30_000), at(0.0)), at(0.3)).is_none());
+    let span = Some(Key::span(&"1".repeat(32), &"2".repeat(16)));
+    let mut second = report("tail", &[id], 200, limits("w", 30_000), at(0.0));
+    second.keys.span = span;
+    assert!(book.report(second, at(0.3)).is_none());
     // Known by its span alone, which the second has brought.
-    assert!(book.report(report("otlp", &[span], 200, bare(), at(0.0)), at(4.0)).is_none());
+    let mut third = report("otlp", &[], 200, bare(), at(0.0));
+    third.keys.span = span;
+    assert!(book.report(third, at(4.0)).is_none());
     let other = book.report(report("otlp", &[Key::request("req_2")], 200, bare(), at(1.0)), at(4.0)).unwrap();
     assert!(other.counts);
     assert_eq!((repeated(&book, "tail", at(4.0)), repeated(&book, "otlp", at(4.0))), (1, 1));
@@ -54,8 +58,6 @@ fn one_request_through_three_sources_is_counted_once() {
 #[test]
 fn what_the_hop_has_counted_is_not_counted_again() {
     let mut book = book(BookLimits::default());
-    // The first report of anything: from now on the hop's calls are remembered.
-    book.report(report("otlp", &[Key::request("req_0")], 200, bare(), at(0.0)), at(0.0));
     let told = Arc::new(Limits { request_id: Some("req_1".into()), ..(*limits("w", 0)).clone() });
     book.head(&head("api", "claude-opus-5-5", told.clone(), at(1.0)));
     book.end(end("api", 429, told, 100, at(1.0)));
@@ -106,13 +108,18 @@ fn an_operations_span_is_the_request_that_its_own_span_told_of() {
     let mut book = book(BookLimits::default());
     let trace = "a".repeat(32);
     let (request, operation) = (Key::span(&trace, &"1".repeat(16)), Key::span(&trace, &"2".repeat(16)));
-    let mut child = report("otlp", &[request], 200, limits("w", 9), at(1.0));
+    let told = |span, secs| {
+        let mut told = report("otlp", &[], 200, limits("w", 9), at(secs));
+        told.keys.span = Some(span);
+        told
+    };
+    let mut child = told(request, 1.0);
     child.keys.parent = Some(operation);
     assert!(book.report(child, at(2.0)).unwrap().counts);
-    let mut retry = report("otlp", &[Key::span(&trace, &"3".repeat(16))], 200, limits("w", 9), at(1.5));
+    let mut retry = told(Key::span(&trace, &"3".repeat(16)), 1.5);
     retry.keys.parent = Some(operation);
     assert!(book.report(retry, at(2.0)).unwrap().counts, "two requests of one operation are two");
-    let mut parent = report("otlp", &[operation], 200, bare(), at(2.0));
+    let mut parent = told(operation, 2.0);
     parent.spanning = true;
     assert!(book.report(parent, at(2.0)).is_none());
 }
@@ -192,9 +199,22 @@ fn a_tenants_buckets_belong_to_the_gateways_tenant_and_warn_by_themselves() {
         rounding: Amount::new(1),
     };
     told.marks.set(Mark::Litellm);
+    let by = |alias: Option<&str>, told: &Limits, now| {
+        let mut head = head("api", "claude-opus-5-5", Arc::new(told.clone()), now);
+        let mut call = (*head.call).clone();
+        call.credential.alias = alias.map(Into::into);
+        head.call = Arc::new(call);
+        head
+    };
+    told.tenant = vec![reading(1)];
+    book.head(&by(None, &told, at(0.0)));
+    assert!(
+        book.snapshot(at(0.0)).buckets.iter().all(|b| b.owner.kind != OwnerKind::GatewayTenant),
+        "whose?"
+    );
     for n in 0..40_u32 {
         told.tenant = vec![reading(u64::from(60 - n))];
-        book.head(&head("api", "claude-opus-5-5", Arc::new(told.clone()), at(f64::from(n) / 4.0)));
+        book.head(&by(Some("batch"), &told, at(f64::from(n) / 4.0)));
     }
     let alerts = book.alerts(at(10.0));
     let alert = alerts.iter().find(|alert| alert.name == AlertName::BucketPressure).unwrap();
@@ -203,6 +223,81 @@ fn a_tenants_buckets_belong_to_the_gateways_tenant_and_warn_by_themselves() {
     // The same names on a provider's own route are not taken for a gateway's.
     let mut plain = super::tests::book(BookLimits::default());
     told.marks = crate::observation::Marks::default();
-    plain.head(&head("api", "claude-opus-5-5", Arc::new(told), at(0.0)));
+    plain.head(&by(Some("batch"), &told, at(0.0)));
     assert!(plain.snapshot(at(0.0)).buckets.iter().all(|b| b.owner.kind != OwnerKind::GatewayTenant));
+}
+
+#[test]
+fn a_span_that_made_several_calls_joins_each_only_once_and_none_of_another_id() {
+    let mut book = book(BookLimits::default());
+    let span = Some(Key::span(&"1".repeat(32), &"2".repeat(16)));
+    let told = |source: &str, id: Option<&str>, secs: f64| {
+        let mut told = report(source, &[], 200, limits("w", 9), at(secs));
+        told.keys.span = span;
+        told.keys.request = id.map(Key::request);
+        told.keys.exact.extend(told.keys.request);
+        told
+    };
+    // Three attempts of a client without spans of its own, as its proxy saw them.
+    for (n, id) in ["req_1", "req_2", "req_3"].into_iter().enumerate() {
+        assert!(book.report(told("tail", Some(id), n as f64), at(3.0)).unwrap().counts, "{id}");
+    }
+    // Another source knows the last two, one of them without an id; and one that nobody else saw.
+    assert!(book.report(told("otlp", Some("req_2"), 1.0), at(4.0)).is_none());
+    assert!(book.report(told("otlp", None, 2.0), at(4.0)).is_none());
+    assert!(book.report(told("otlp", Some("req_9"), 2.5), at(4.0)).unwrap().counts);
+    assert_eq!(repeated(&book, "otlp", at(5.0)), 2);
+}
+
+#[test]
+fn what_is_told_late_is_counted_and_changes_no_level_and_raises_no_alert() {
+    let mut book = book(BookLimits::default());
+    let settled = book.report(report("tail", &[Key::request("1")], 429, limits("w", 0), at(0.0)), at(600.0));
+    let settled = settled.unwrap();
+    assert!(settled.counts && settled.judged.is_none());
+    let snapshot = book.snapshot(at(600.0));
+    assert!(snapshot.alerts.is_empty() && snapshot.incidents.is_empty() && snapshot.buckets.is_empty());
+    assert_eq!(snapshot.late, 1);
+}
+
+#[test]
+fn a_bare_failure_waits_on_when_only_its_head_is_told_by_another() {
+    let mut book = book(BookLimits::default());
+    let id = Key::request("req_1");
+    assert!(book.report(report("otlp", &[id], 429, bare(), at(0.0)), at(0.0)).is_none());
+    let mut head = report("envoy_als", &[id], 429, limits("w", 0), at(0.0));
+    head.end = None;
+    assert!(book.report(head, at(0.5)).is_none());
+    assert!(book.snapshot(at(0.5)).buckets.iter().any(|b| b.remaining.unwrap().get() < 1_000));
+    assert!(book.due(at(2.1)).unwrap().counts);
+    assert_eq!(refusals(&book, at(2.1)), 1);
+}
+
+#[test]
+fn a_level_that_comes_second_is_no_further_arrival_and_books_nothing() {
+    let mut book = book(BookLimits::default());
+    for n in 0..200_u32 {
+        let (id, now) = (Key::request(&n.to_string()), at(f64::from(n) / 10.0));
+        assert!(book.report(report("otlp", &[id], 200, bare(), now), now).unwrap().counts);
+        let mut level = report("envoy_als", &[id], 200, limits("w", 59_000), now);
+        level.end = None;
+        assert!(book.report(level, now).is_none());
+    }
+    let snapshot = book.snapshot(at(19.9));
+    let bucket = snapshot.buckets.iter().find(|b| b.limiter == Limiter::INPUT_TOKENS).unwrap();
+    assert_eq!((bucket.remaining, bucket.empty_in), (Some(Amount::new(59_000)), None));
+    assert!(snapshot.alerts.is_empty(), "{:?}", snapshot.alerts);
+}
+
+#[test]
+fn the_hops_call_that_a_log_told_of_while_it_ran_is_the_hops() {
+    let mut book = book(BookLimits::default());
+    let told = Arc::new(Limits { request_id: Some("req_1".into()), ..(*limits("w", 900)).clone() });
+    book.head(&head("api", "claude-opus-5-5", told.clone(), at(1.0)));
+    let mut log = report("tail", &[Key::request("req_1")], 200, limits("w", 900), at(2.0));
+    log.end.as_mut().unwrap().usage =
+        Some(crate::observation::Usage { input: Amount::new(7), ..Default::default() });
+    assert!(book.report(log, at(2.0)).is_none(), "the hop counts what it uses");
+    book.end(end("api", 200, told, 100, at(3.0)));
+    assert_eq!(repeated(&book, "tail", at(3.0)), 1);
 }

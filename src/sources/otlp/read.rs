@@ -49,10 +49,10 @@ impl Reader {
         let claude = service.is_some_and(|name| name.starts_with("claude-code"));
         let seen = match item.kind {
             Kind::Point => {
-                self.wait(service, item, now);
+                self.wait(resource, item, now);
                 return None;
             }
-            Kind::Log if claude => self.event(item)?,
+            Kind::Log if claude => self.event(resource, item)?,
             Kind::Span if claude => llm_request(item)?,
             _ => operation(item).or_else(|| request(item))?,
         };
@@ -62,9 +62,11 @@ impl Reader {
     }
 
     /// A point of tokens waits.
-    fn wait(&self, service: Option<&str>, item: &Item<'_>, now: Timestamp) {
+    fn wait(&self, resource: &Attributes<'_>, item: &Item<'_>, now: Timestamp) {
         let Some(seen) = self.tokens(item) else { return };
-        let session = self.hash(item.attributes.get("session.id").unwrap_or_default());
+        let session = item.attributes.get("session.id").map(|id| self.hash(id));
+        let session = session.unwrap_or_else(|| self.program(resource));
+        let service = resource.get("service.name");
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() >= MOST {
             waiting.pop_front();
@@ -76,7 +78,9 @@ impl Reader {
     pub fn due(&self, now: Timestamp) -> Vec<Seen> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut due = Vec::new();
-        while waiting.front().is_some_and(|(since, ..)| now.since(*since) >= HOLD) {
+        // Whose time lies ahead came before the clock was set back.
+        let is_due = |since: Timestamp| now < since || now.since(since) >= HOLD;
+        while waiting.front().is_some_and(|(since, ..)| is_due(*since)) {
             due.extend(waiting.pop_front());
         }
         drop(waiting);
@@ -91,17 +95,22 @@ impl Reader {
         self.hasher.hash_one(text)
     }
 
+    /// What sends, where it names no session: its metric may be told to leave the id out, and its events are not.
+    fn program(&self, resource: &Attributes<'_>) -> u64 {
+        self.hasher.hash_one(&resource.0)
+    }
+
     /// One of Claude Code's events.
-    fn event(&self, item: &Item<'_>) -> Option<Seen> {
+    fn event(&self, resource: &Attributes<'_>, item: &Item<'_>) -> Option<Seen> {
         let attributes = &item.attributes;
         // Whatever it tells of: this session sends events.
-        if let Some(session) = attributes.get("session.id") {
-            let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-            if sessions.len() >= MOST {
-                sessions.clear();
-            }
-            sessions.insert(self.hash(session), ());
+        let session = attributes.get("session.id").map(|id| self.hash(id));
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if sessions.len() >= MOST {
+            sessions.clear();
         }
+        sessions.extend(session.into_iter().chain([self.program(resource)]).map(|of| (of, ())));
+        drop(sessions);
         let name = attributes.get("event.name").unwrap_or(&item.name);
         let status = match name.strip_prefix("claude_code.").unwrap_or(name) {
             "api_request" => Some(200),

@@ -22,7 +22,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::Status;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
@@ -32,10 +32,15 @@ pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 const MAX_OBJECTS: usize = 256 * 1024;
 /// Messages that are read at once.
 const AT_ONCE: usize = 2;
+/// Kilobytes of messages that may be on their way in at once, by both ports. Whoever comes then is asked to come again:
+/// waiting would stall the sender, and taking it all would take our memory.
+const ON_THEIR_WAY: usize = 64 * 1024;
 /// Messages that are small enough to be read where they come.
 const SMALL: usize = 64 * 1024;
 /// How long a sender may take over a message.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call by gRPC may take, its message and what waits before it.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const BOUNDS: Bounds = Bounds { connections: 128, lifetime: Duration::from_secs(600) };
 
 /// What both ports share.
@@ -49,6 +54,7 @@ pub struct Receiver {
     /// Where everything goes on to.
     pub forward: Option<Forwarder>,
     room: Semaphore,
+    on_their_way: Semaphore,
 }
 
 /// Why a message is not taken.
@@ -63,13 +69,20 @@ impl Receiver {
     /// A receiver.
     pub fn new(teller: Teller, token: Option<SecretString>, forward: Option<Forwarder>) -> Arc<Self> {
         let room = Semaphore::new(AT_ONCE);
-        Arc::new(Self { teller, reader: Reader::default(), token, forward, room })
+        let on_their_way = Semaphore::new(ON_THEIR_WAY);
+        Arc::new(Self { teller, reader: Reader::default(), token, forward, room, on_their_way })
     }
 
     fn may(&self, headers: &HeaderMap) -> bool {
         let Some(token) = &self.token else { return true };
         let shown = headers.get(header::AUTHORIZATION).and_then(|v| v.as_bytes().strip_prefix(b"Bearer "));
         shown.is_some_and(|shown| verify_slices_are_equal(shown, token.expose_secret().as_bytes()).is_ok())
+    }
+
+    /// A place for a message of this size; the largest, where it is not told.
+    fn place(&self, length: Option<usize>) -> Option<SemaphorePermit<'_>> {
+        let bytes = length.unwrap_or(MAX_MESSAGE).min(MAX_MESSAGE);
+        self.on_their_way.try_acquire_many(u32::try_from(bytes / 1_024 + 1).ok()?).ok()
     }
 
     /// Tells what has waited, for as long as it runs.
@@ -168,25 +181,21 @@ impl Receiver {
         }
         let headers = request.headers().clone();
         let kind = headers.get(header::CONTENT_TYPE).cloned().unwrap_or(PROTOBUF);
-        let name = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
-        let json = match name {
-            "application/x-protobuf" => false,
-            "application/json" => true,
-            _ => {
-                let words = "Send application/x-protobuf or application/json.\n";
-                return text(StatusCode::UNSUPPORTED_MEDIA_TYPE, words);
-            }
+        let Some(json) = is_json(&kind) else {
+            let words = "Send application/x-protobuf or application/json.\n";
+            return text(StatusCode::UNSUPPORTED_MEDIA_TYPE, words);
         };
-        let body = Limited::new(request.into_body(), MAX_MESSAGE).collect();
-        let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        let Some(_place) = self.place(length) else {
+            let mut answer = text(StatusCode::SERVICE_UNAVAILABLE, "Too much at once; come again.\n");
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            return answer;
+        };
+        let body = match whole(request.into_body()).await {
+            Ok(body) => body,
+            Err(refused) => {
                 self.teller.unusable();
-                return text(StatusCode::PAYLOAD_TOO_LARGE, "More than 4 MB; send less at once.\n");
-            }
-            _ => {
-                self.teller.unusable();
-                return text(StatusCode::BAD_REQUEST, "The body did not come whole.\n");
+                return refused;
             }
         };
         let encoding = headers.get(header::CONTENT_ENCODING).filter(|value| value.as_bytes() != b"identity");
@@ -214,6 +223,27 @@ impl Receiver {
     }
 }
 
+/// Whether a message is JSON or protobuf; nothing if it is neither.
+fn is_json(kind: &HeaderValue) -> Option<bool> {
+    match kind.to_str().ok()?.split(';').next()?.trim() {
+        "application/x-protobuf" => Some(false),
+        "application/json" => Some(true),
+        _ => None,
+    }
+}
+
+/// A body, or why it is not taken.
+async fn whole(body: Incoming) -> Result<Bytes, Response<Full<Bytes>>> {
+    let body = Limited::new(body, MAX_MESSAGE).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(text(StatusCode::PAYLOAD_TOO_LARGE, "More than 4 MB; send less at once.\n"))
+        }
+        _ => Err(text(StatusCode::BAD_REQUEST, "The body did not come whole.\n")),
+    }
+}
+
 fn text(status: StatusCode, words: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(words.to_owned()));
     *response.status_mut() = status;
@@ -235,10 +265,20 @@ pub async fn grpc(listener: TcpListener, receiver: Arc<Receiver>) {
             if !receiver.may(request.headers()) {
                 return Status::unauthenticated("a bearer token is needed (sources.otlp.token)").into_http();
             }
+            // How long a message is, gRPC tells only in the message.
+            let Some(_place) = receiver.place(None) else {
+                return Status::unavailable("too much at once; come again").into_http();
+            };
+            let receiver = receiver.clone();
             let mut grpc = tonic::server::Grpc::new(Raw)
                 .accept_compressed(CompressionEncoding::Gzip)
                 .apply_max_message_size_config(Some(MAX_MESSAGE), None);
-            grpc.unary(Export { receiver, signal }, request).await
+            let answered = grpc.unary(Export { receiver, signal }, request);
+            // A sender that stops in the middle of a message keeps its place no longer.
+            match tokio::time::timeout(CALL_TIMEOUT, answered).await {
+                Ok(answer) => answer,
+                Err(_) => Status::deadline_exceeded("the message did not come whole").into_http(),
+            }
         }
     })
     .await;
