@@ -54,6 +54,8 @@ pub struct Polls {
     pub last_ok: Count,
     /// How long the newest took, in milliseconds.
     pub last_millis: Count,
+    /// How long its polls lie apart, in seconds.
+    pub interval: Count,
     /// What was asked for that is billed: metrics of CloudWatch, series of Cloud Monitoring.
     pub billed: Count,
     /// What that costs by the documented prices, in billionths of a US dollar.

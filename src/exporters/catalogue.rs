@@ -170,6 +170,7 @@ catalogue! {
     SKEWED = "plimsoll.source.skewed", "{observation}", Counter, &[key::SOURCE], "Observations whose times were set by the answer's `Date`, because the source's clock is wrong.";
     POLLS = "plimsoll.source.polls", "{poll}", Counter, &[key::SOURCE, key::OUTCOME], "Polls of a source by whether they gave something.";
     POLL_TIME = "plimsoll.source.poll.duration", "s", Gauge, &[key::SOURCE], "How long the newest poll of a source took.";
+    INTERVAL = "plimsoll.source.interval", "s", Gauge, &[key::SOURCE], "How long a source's polls lie apart while they give something.";
     BILLED = "plimsoll.source.billed", "{item}", Counter, &[key::SOURCE], "What a source asked for that is billed: metrics of CloudWatch, series of Cloud Monitoring.";
     COST = "plimsoll.source.cost", "USD", Counter, &[key::SOURCE], "What a source's polls cost since the start, by the documented prices.";
     UNUSABLE = "plimsoll.source.unusable", "{item}", Counter, &[key::SOURCE], "Items in a source's answers that could not be used: names that are not known, values that make no sense. Each is logged once.";
@@ -457,6 +458,9 @@ fn polled(name: &str, polls: &Polls, push: &mut Push<'_>) {
         push(&SOURCE_TIME, Point::new(known(source()), Value::Whole(polls.last_ok.get())));
     }
     push(&POLL_TIME, Point::new(known(source()), Value::Real(polls.last_millis.get() as f64 / 1_000.0)));
+    if polls.interval.get() > 0 {
+        push(&INTERVAL, Point::new(known(source()), Value::Whole(polls.interval.get())));
+    }
     if polls.billed.get() > 0 {
         push(&BILLED, Point::new(known(source()), Value::Whole(polls.billed.get())));
         let dollars = polls.nano_dollars.get() as f64 / 1e9;

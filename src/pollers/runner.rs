@@ -123,6 +123,7 @@ pub fn spawn<P: Poll>(poller: P, parts: Parts) -> (watch::Receiver<State<P::Valu
 
 async fn run<P: Poll>(mut poller: P, parts: Parts, known: watch::Sender<State<P::Value>>) {
     let Parts { name, schedule, polls, clock } = parts;
+    polls.interval.set(schedule.interval.as_secs());
     let mut failures = 0_u32;
     while poller.wanted().await && !known.is_closed() {
         let began = tokio::time::Instant::now();

@@ -70,6 +70,7 @@ async fn an_admin_api_that_fails_in_part_spoils_only_that() {
     let sidecar = admin_api(&console, "    monthly_spend_usd: 1\n").await;
     sidecar.wait_metric("plimsoll_source_up", &["anthropic_spend"], 0.0).await;
     sidecar.wait_metric("plimsoll_source_up", &["anthropic_limits"], 1.0).await;
+    sidecar.wait_metric("plimsoll_source_interval_seconds", &["anthropic_limits"], 3_600.0).await;
     sidecar.wait_metric("plimsoll_limit", &["plimsoll_limiter=\"requests\""], 4_000.0).await;
     assert_eq!(sidecar.metric("plimsoll_limit", &["plimsoll_limiter=\"spend\""]).await, None);
 }
