@@ -178,17 +178,23 @@ class Names:
     def labels(self, metric):
         if metric in FOREIGN:
             return FOREIGN[metric] | TARGET_LABELS
-        return self.labels_of.get(metric, self.all) | TARGET_LABELS
+        histogram = {"le"} if metric != self.base(metric) else set()
+        return self.labels_of.get(self.base(metric), self.all) | TARGET_LABELS | histogram
 
     def has(self, metric):
-        return metric in FOREIGN or metric in self.all
+        return metric in FOREIGN or self.base(metric) in self.all
+
+    def base(self, metric):
+        """A histogram's series end in what they count."""
+        base = re.sub(r"_(bucket|sum|count)$", "", metric)
+        return base if base != metric and base in self.all else metric
 
 
 class Dashboard:
     """One dashboard; `problems` is the result."""
 
-    def __init__(self, file, data, names):
-        self.file, self.data, self.names = file, data, names
+    def __init__(self, file, data, names, uids):
+        self.file, self.data, self.names, self.uids = file, data, names, uids
         self.problems, self.exprs = [], []
         self.variables = {v.get("name"): v for v in data.get("templating", {}).get("list", [])}
 
@@ -292,8 +298,8 @@ class Dashboard:
         if by_kind and "/runbooks/" not in links:
             self.bad(where, "shows a kind of owner and has no data link to its runbook")
         for uid in re.findall(r'"/d/([^/?"]+)', links):
-            if uid != self.data.get("uid"):
-                self.bad(where, f"links to the dashboard {uid}, which is not this one")
+            if uid not in self.uids:
+                self.bad(where, f"links to the dashboard {uid}, which is none of these")
 
     def query(self, where, expr, panel=False):
         query = Query(expr)
@@ -303,7 +309,7 @@ class Dashboard:
             self.bad(where, f"the query {problem}")
         if query.problems:
             return query
-        self.exprs.append((where, expr))
+        self.exprs.append((f"{self.file.stem}: {where}", expr))
         for name in re.findall(r"\$\{?(\w+)", expr):
             if name not in self.variables and not name.startswith("__"):
                 self.bad(where, f"${name} is no variable")
@@ -394,12 +400,14 @@ def main(args):
         return 2
     names = Names(Path(args[0]).read_text(encoding="utf-8"))
     problems, exprs, uids = [], [], {}
+    read = []
     for file in map(Path, args[1:]):
         try:
-            dashboard = Dashboard(file, json.loads(file.read_text(encoding="utf-8")), names)
+            read.append((file, json.loads(file.read_text(encoding="utf-8"))))
         except ValueError as error:
             problems.append(f"{file.name}: is no JSON: {error}")
-            continue
+    for file, data in read:
+        dashboard = Dashboard(file, data, names, {one.get("uid") for _, one in read})
         dashboard.check()
         problems += dashboard.problems
         exprs += dashboard.exprs

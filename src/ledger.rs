@@ -65,6 +65,7 @@ pub struct Ledger {
     rows: RwLock<HashMap<TotalsKey, Arc<Row>, RandomState>>,
     max_rows: usize,
     folded: AtomicU64,
+    told: AtomicU64,
     in_flight: RwLock<BTreeMap<RouteName, Arc<InFlight>>>,
 }
 
@@ -87,7 +88,8 @@ impl InFlight {
 impl Ledger {
     /// A ledger with at most `max_rows` rows that name a model.
     pub fn new(max_rows: usize) -> Self {
-        Self { rows: RwLock::default(), max_rows, folded: AtomicU64::new(0), in_flight: RwLock::default() }
+        let (folded, told) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { rows: RwLock::default(), max_rows, folded, told, in_flight: RwLock::default() }
     }
 
     /// The count of calls in flight on a route; the same one for the same name.
@@ -110,6 +112,17 @@ impl Ledger {
         if let Some(usage) = usage {
             row.add(usage);
         }
+    }
+
+    /// Settles the totals of a call that somebody told of, and no hop of ours saw.
+    pub fn settle_told(&self, key: TotalsKey, usage: Option<Usage>) {
+        self.told.fetch_add(1, Relaxed);
+        self.settle(key, usage);
+    }
+
+    /// Calls that somebody told of, and no hop of ours saw.
+    pub fn told(&self) -> u64 {
+        self.told.load(Relaxed)
     }
 
     /// Adds the tokens of a call that was settled before they were known.

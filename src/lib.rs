@@ -21,6 +21,7 @@ pub mod causes;
 pub mod claude_code;
 pub mod cli;
 pub mod clock;
+pub mod dashboards;
 pub mod demo;
 pub mod engine;
 pub mod exporters;

@@ -2,7 +2,7 @@
 //! the catalogue, `docs/verdicts.md` from the table of rules. A test fails when they drift.
 
 use crate::config::{Config, Semconv};
-use crate::exporters::catalogue::{ALL, Kind, escaped, unit_word};
+use crate::exporters::catalogue::{ALL, Kind, prometheus_name};
 use crate::exporters::genai;
 use crate::owner::rules;
 use serde_json::Value;
@@ -90,7 +90,7 @@ pub fn metrics() -> String {
         line(format!(
             "| `{}` | `{}` | {kind}{unit} | {} | {} |",
             metric.name,
-            prometheus_name(metric.name, metric.unit, metric.kind == Kind::Counter),
+            metric.prometheus(),
             attributes.join(" "),
             metric.help
         ));
@@ -103,15 +103,19 @@ pub fn metrics() -> String {
             .to_owned(),
     );
     line(String::new());
-    line("| OpenTelemetry | Prometheus | kind, unit | `semconv` | tells |\n|---|---|---|---|---|".to_owned());
+    line("| OpenTelemetry | Prometheus | kind, unit | attributes | tells | `semconv` |\n|---|---|---|---|---|---|".to_owned());
+    let attributes: Vec<String> = genai::ATTRIBUTES.iter().map(|name| format!("`{name}`")).collect();
     for metric in &genai::ALL {
         let counter = metric.what.is_counter();
         let name = prometheus_name(metric.name, metric.unit, counter);
         let kind = if counter { "counter" } else { "histogram" };
         let semconv = if metric.semconv == Semconv::Legacy { "legacy" } else { "latest" };
         line(format!(
-            "| `{}` | `{name}` | {kind}, `{}` | `{semconv}`, `both` | {} |",
-            metric.name, metric.unit, metric.help
+            "| `{}` | `{name}` | {kind}, `{}` | {} | {} | `{semconv}`, `both` |",
+            metric.name,
+            metric.unit,
+            attributes.join(" "),
+            metric.help
         ));
     }
     out
@@ -144,10 +148,4 @@ pub fn verdicts() -> String {
         }
     }
     out
-}
-
-/// An OpenTelemetry name as Prometheus writes it.
-pub fn prometheus_name(name: &str, unit: &str, counter: bool) -> String {
-    let unit = unit_word(unit).map(|word| format!("_{word}")).unwrap_or_default();
-    format!("{}{unit}{}", escaped(name), if counter { "_total" } else { "" })
 }

@@ -1,5 +1,5 @@
 //! The admin port: what changes something or shows more than numbers. The page, `POST /-/reload`,
-//! `GET /v1/incidents`, `GET /v1/evidence`, `GET /v1/tap`, `POST /v1/observations`.
+//! `GET /v1/state`, `GET /v1/incidents`, `GET /v1/evidence`, `GET /v1/tap`, `POST /v1/observations`.
 //!
 //! On loopback by default, and any other address needs a token. The `host` header must name us, or
 //! a page in somebody's browser could reach the port by a name that points to 127.0.0.1 (DNS
@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, h
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use secrecy::{ExposeSecret, SecretString};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -51,7 +51,7 @@ impl Requests {
 }
 
 /// What is here.
-const HERE: &str = "Here are the page (/), POST /-/reload, POST /v1/observations, GET /v1/incidents, /v1/evidence and /v1/tap.\n";
+const HERE: &str = "Here are the page (/), POST /-/reload, POST /v1/observations, GET /v1/state, /v1/incidents, /v1/evidence and /v1/tap.\n";
 
 /// People are few here; applications that report keep a connection each.
 const BOUNDS: Bounds = Bounds { connections: 128, lifetime: Duration::from_secs(600) };
@@ -109,7 +109,10 @@ impl Control {
         let listener = TcpListener::bind(admin.bind).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let mut hosts: Vec<String> = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).to_vec();
-        hosts.push(address.ip().to_string());
+        hosts.push(match address.ip() {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        });
         hosts.extend(admin.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()));
         let reading = Semaphore::new(AT_ONCE);
         let site = Arc::new(Site { reload, desk, take, token: admin.token, hosts, reading });
@@ -183,6 +186,7 @@ impl Site {
 
     async fn shown(&self, path: &str, uri: &Uri) -> Response<Full<Bytes>> {
         match (path, &self.desk) {
+            ("/v1/state", Some(desk)) => desk.state(),
             ("/v1/incidents", Some(desk)) => desk.list(),
             ("/v1/evidence", Some(desk)) => desk.evidence(uri).await,
             _ => plain(StatusCode::NOT_FOUND, HERE),

@@ -41,6 +41,15 @@ pub struct Desk {
 }
 
 impl Desk {
+    /// `GET /v1/state`: what the page shows.
+    pub(super) fn state(&self) -> Response<Full<Bytes>> {
+        let snapshot = self.snapshots.borrow().clone();
+        match serde_json::to_string(&super::state::State::of(&snapshot, &self.facts)) {
+            Ok(text) => typed("application/json", text),
+            Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "The state could not be written.\n"),
+        }
+    }
+
     /// `GET /v1/incidents`.
     pub(super) fn list(&self) -> Response<Full<Bytes>> {
         let snapshot = self.snapshots.borrow().clone();

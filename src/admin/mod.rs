@@ -4,6 +4,7 @@ pub mod control;
 pub mod incidents;
 mod page;
 pub mod runbooks;
+pub mod state;
 
 use crate::clock::Clock;
 use crate::engine::Snapshot;

@@ -2,6 +2,7 @@
 //! configuration that cannot be used (`EX_CONFIG`).
 
 mod check;
+mod dashboards;
 mod demo;
 mod evidence;
 mod explain;
@@ -11,6 +12,8 @@ mod run;
 mod schema;
 mod statusline;
 mod tap;
+#[cfg(feature = "top")]
+mod top;
 
 use crate::config::Config;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -39,6 +42,7 @@ const EXAMPLES: &str = "Examples:
   plimsoll check --config plimsoll.yaml      find mistakes before they run
   pbpaste | plimsoll explain                 whose limit was it?
   plimsoll evidence                          what support needs, without secrets
+  plimsoll top                               owners and their limits, live
   plimsoll tap                               calls and verdicts, as they pass
 
 Settings: --config FILE or PLIMSOLL_CONFIG; PLIMSOLL_LOG sets the log level (info).";
@@ -59,8 +63,13 @@ enum Command {
     Replay(replay::Args),
     /// Print the Prometheus rules for your label names.
     Rules(rules::Args),
+    /// Print Grafana's dashboards, or write them into a folder.
+    Dashboards(dashboards::Args),
     /// Print the JSON Schema of the configuration.
     Schema(schema::Args),
+    /// Show owners and their limits, live in the terminal.
+    #[cfg(feature = "top")]
+    Top(top::Args),
     /// Show calls and verdicts as they pass.
     Tap(tap::Args),
     /// Claude Code's status line: pressure on your plan, told to the sidecar too.
@@ -88,7 +97,10 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Replay(args) => replay::main(&args),
         Command::Rules(args) => rules::main(&args),
+        Command::Dashboards(args) => dashboards::main(&args),
         Command::Schema(args) => schema::main(&args),
+        #[cfg(feature = "top")]
+        Command::Top(args) => top::main(&args),
         Command::Tap(args) => tap::main(&args),
         Command::Statusline(args) => statusline::main(&args),
     }

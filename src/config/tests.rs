@@ -154,3 +154,14 @@ fn what_is_wrong_with_sources_is_named() {
     assert_eq!(otlp.grpc.map(|at| at.to_string()).as_deref(), Some("127.0.0.1:4317"));
     assert_eq!(otlp.http.map(|at| at.to_string()).as_deref(), Some("127.0.0.1:4318"));
 }
+
+#[test]
+fn a_secret_that_stands_in_the_file_is_refused_and_not_read_out() {
+    for (text, at) in
+        [("admin: {token: hunter2}\n", "line 1, column 16"), ("admin: {token: 1234567}\n", "line 1")]
+    {
+        let complaint = complaint(text);
+        assert!(complaint.contains("{file: PATH}") && complaint.contains(at), "{complaint}");
+        assert!(!complaint.contains("hunter2") && !complaint.contains("1234567"), "{complaint}");
+    }
+}

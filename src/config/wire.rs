@@ -8,9 +8,12 @@ pub(super) mod pollers;
 pub(super) mod sources;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// The configuration file. Everything is optional: an empty file is the default configuration.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -215,17 +218,65 @@ pub(super) struct Credential {
 }
 
 /// Where a secret is read from. A secret never stands in the file itself.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub(super) struct Secret {
     /// Name of an environment variable.
-    #[serde(default)]
     #[schemars(with = "Option<String>")]
     pub(super) env: Option<Spanned<String>>,
     /// Path of a file; a trailing newline is dropped.
-    #[serde(default)]
     #[schemars(with = "Option<String>")]
     pub(super) file: Option<Spanned<String>>,
+}
+
+const ELSEWHERE: &str =
+    "a secret never stands in this file; say where it is: `{env: NAME}` or `{file: PATH}`";
+
+/// Whoever writes the secret itself here is told where it belongs, and does not read it again in the error.
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Place {
+            #[serde(default)]
+            env: Option<Spanned<String>>,
+            #[serde(default)]
+            file: Option<Spanned<String>>,
+        }
+
+        struct Places;
+
+        impl<'de> Visitor<'de> for Places {
+            type Value = Secret;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`{env: NAME}` or `{file: PATH}`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Secret, A::Error> {
+                let Place { env, file } = Place::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Secret { env, file })
+            }
+
+            fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Secret, E> {
+                Err(E::custom(ELSEWHERE))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<Secret, E> {
+                Err(E::custom(ELSEWHERE))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<Secret, E> {
+                Err(E::custom(ELSEWHERE))
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Secret, E> {
+                Err(E::custom(ELSEWHERE))
+            }
+        }
+
+        deserializer.deserialize_any(Places)
+    }
 }
 
 /// When alerts begin and end, and where they go.

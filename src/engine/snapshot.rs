@@ -130,6 +130,8 @@ pub struct Snapshot {
     pub retries: Vec<(TotalsKey, u64)>,
     /// Things that no longer fitted in the bounded tables.
     pub folded: u64,
+    /// Calls among the totals that somebody told of, and no hop of ours saw.
+    pub told: u64,
     /// Observations that came too late to use.
     pub late: u64,
 }

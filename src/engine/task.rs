@@ -187,7 +187,7 @@ impl Engine {
     fn settle(&self, settled: Settled) {
         let Settled { key, counts, usage, judged } = settled;
         if counts {
-            self.parts.ledger.settle(key, usage);
+            self.parts.ledger.settle_told(key, usage);
         } else if let Some(usage) = usage {
             self.parts.ledger.add_tokens(key, usage);
         }
@@ -265,6 +265,7 @@ impl Engine {
         self.published = Some(tokio::time::Instant::now());
         let ledger = &self.parts.ledger;
         let mut snapshot = self.book.snapshot(self.parts.clock.now());
+        snapshot.told = ledger.told();
         snapshot.totals = ledger.read();
         snapshot.in_flight = ledger.in_flight();
         snapshot.folded += ledger.folded();

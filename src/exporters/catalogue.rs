@@ -193,6 +193,19 @@ pub fn escaped(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
 
+/// A metric's name as Prometheus shows it.
+pub fn prometheus_name(name: &str, unit: &str, counter: bool) -> String {
+    let unit = unit_word(unit).map(|word| format!("_{word}")).unwrap_or_default();
+    format!("{}{unit}{}", escaped(name), if counter { "_total" } else { "" })
+}
+
+impl Metric {
+    /// Its name as Prometheus shows it.
+    pub fn prometheus(&self) -> String {
+        prometheus_name(self.name, self.unit, self.kind == Kind::Counter)
+    }
+}
+
 /// The word that Prometheus has for a unit, as it stands behind a metric's name.
 pub fn unit_word(unit: &str) -> Option<&'static str> {
     match unit {

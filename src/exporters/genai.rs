@@ -115,6 +115,12 @@ pub static ALL: [GenAiMetric; 6] = [
     },
 ];
 
+/// Duration of a call by the latest conventions, as Prometheus names the histogram.
+pub const LATEST_DURATION: &str = "gen_ai_client_inference_duration_seconds";
+
+/// Attributes that every point has, where they are known.
+pub const ATTRIBUTES: &[&str] = &["gen_ai.operation.name", key::PROVIDER, key::MODEL, "error.type"];
+
 /// Attributes of a point.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Labels(Vec<(&'static str, String)>);

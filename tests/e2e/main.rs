@@ -12,6 +12,7 @@ mod browser;
 mod clients;
 #[cfg(all(feature = "aws", feature = "google"))]
 mod clouds;
+#[cfg(feature = "aws")]
 mod dashboards;
 mod gateways;
 mod outside;

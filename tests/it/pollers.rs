@@ -271,51 +271,10 @@ fn bedrock(aws: &Aws, regions: &str, more: &str) -> String {
     )
 }
 
-const SONNET: &str = "Cross-region model inference tokens per minute for Anthropic Claude Sonnet 4.6";
-
-fn seed_aws(aws: &Aws) {
-    let metric = |name: &str, dimensions: &[(&str, &str)], value: serde_json::Value| {
-        let dimensions = dimensions.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        ("AWS/Bedrock".to_owned(), name.to_owned(), dimensions, value)
-    };
-    let (plain, profile) = ([("ModelId", "us.anthropic.claude-sonnet-4-6")], [("ModelId", "a1b2c3")]);
-    let tiered = [plain[0], ("ServiceTier", "default"), ("ResolvedServiceTier", "default")];
-    let arn =
-        |region: &str| format!("arn:aws:bedrock:{region}::foundation-model/anthropic.claude-sonnet-4-6");
-    aws.set(|state| {
-        state.defaults = [
-            (SONNET, 6_000_000.0),
-            ("Cross-region model inference requests per minute for Anthropic Claude Sonnet 4.6", 10_000.0),
-            ("On-demand model inference tokens per minute for Anthropic Claude 3 Haiku", -4.0),
-            ("Sideways model inference tokens per minute for Anthropic Claude 9", 5.0),
-            ("Cross-Model Max Tokens Per Day", 700_000_000.0),
-            ("Batch inference jobs for X", 10.0),
-            ("[bedrock-mantle endpoint] Input tokens per minute for Claude Opus 4.7", 20_000_000.0),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .to_vec();
-        state.applied = vec![(SONNET.to_owned(), 100_000.0)];
-        state.profiles = vec![("a1b2c3".to_owned(), vec![arn("us-east-1"), arn("us-west-2")])];
-        state.metrics = vec![
-            metric("EstimatedTPMQuotaUsage", &plain, json!(40_000.0)),
-            // The same calls once more, by another set of dimensions: never added.
-            metric("EstimatedTPMQuotaUsage", &tiered, json!(40_000.0)),
-            metric("InputTokenCount", &plain, json!(30_000.0)),
-            metric("Invocations", &plain, json!(12.0)),
-            metric("InvocationThrottles", &plain, json!(2.0)),
-            // A profile of somebody else draws on the same quota; AWS does not add its charge up.
-            metric("InputTokenCount", &profile, json!(1_000.0)),
-            metric("OutputTokenCount", &profile, json!(100.0)),
-            metric("CacheWriteInputTokenCount", &profile, json!(500.0)),
-            metric("Invocations", &profile, json!("NaN")),
-        ];
-    });
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn aws_tells_limits_profiles_and_what_was_drawn() {
     let aws = Aws::start().await;
-    seed_aws(&aws);
+    aws.seed();
     let (_child, metrics) = run(&bedrock(&aws, "us-east-1", ", usage_interval_secs: 60")).await;
     let tokens = ["plimsoll_owner=\"ml\"", "plimsoll_limiter=\"tokens\"", "cross-region.claude-sonnet-4-6"];
     wait_metric(&metrics, "plimsoll_limit", &tokens, 100_000.0).await;
@@ -386,7 +345,7 @@ async fn check_names_the_missing_permission_and_no_caller() {
         ("ListMetrics", "InvalidSignatureException", "clock show the right time?"),
     ] {
         let aws = Aws::start().await;
-        seed_aws(&aws);
+        aws.seed();
         aws.set(|state| _ = state.refuse.insert(operation.to_owned(), (403, code)));
         let (exit, stdout, stderr) = check(&bedrock(&aws, "us-east-1", "")).await;
         assert!(exit == 1 && stdout.contains(wanted), "{stdout}{stderr}");
@@ -394,7 +353,7 @@ async fn check_names_the_missing_permission_and_no_caller() {
     }
     // Without the names of profiles the limits are worth having.
     let aws = Aws::start().await;
-    seed_aws(&aws);
+    aws.seed();
     aws.set(|state| {
         _ = state.refuse.insert("ListInferenceProfiles".to_owned(), (403, "AccessDeniedException"))
     });
@@ -406,7 +365,7 @@ async fn check_names_the_missing_permission_and_no_caller() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_region_that_is_refused_and_pages_that_never_end_spoil_only_themselves() {
     let aws = Aws::start().await;
-    seed_aws(&aws);
+    aws.seed();
     aws.set(|state| state.refuse_region = Some("eu-west-1".to_owned()));
     let (_child, metrics) = run(&bedrock(&aws, "us-east-1, eu-west-1", "")).await;
     wait_metric(&metrics, "plimsoll_source_up", &["bedrock_limits/prod/us-east-1"], 1.0).await;
@@ -501,7 +460,7 @@ async fn vertex() -> std::net::SocketAddr {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn credentials_of_a_pod_are_found() {
     let aws = Aws::start().await;
-    seed_aws(&aws);
+    aws.seed();
     let token = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(token.path(), "a.web.identity").unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -321,3 +321,50 @@ fn error(status: u16, code: &str, speaks_cbor: bool) -> Response<Full<Bytes>> {
     *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
     response
 }
+
+const SONNET: &str = "Cross-region model inference tokens per minute for Anthropic Claude Sonnet 4.6";
+
+impl Aws {
+    /// Quotas and metrics of one account, as AWS tells them, odd ones among them.
+    pub fn seed(&self) {
+        let metric = |name: &str, dimensions: &[(&str, &str)], value: serde_json::Value| {
+            let dimensions = dimensions.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            ("AWS/Bedrock".to_owned(), name.to_owned(), dimensions, value)
+        };
+        let (plain, profile) = ([("ModelId", "us.anthropic.claude-sonnet-4-6")], [("ModelId", "a1b2c3")]);
+        let tiered = [plain[0], ("ServiceTier", "default"), ("ResolvedServiceTier", "default")];
+        let arn =
+            |region: &str| format!("arn:aws:bedrock:{region}::foundation-model/anthropic.claude-sonnet-4-6");
+        self.set(|state| {
+            state.defaults = [
+                (SONNET, 6_000_000.0),
+                (
+                    "Cross-region model inference requests per minute for Anthropic Claude Sonnet 4.6",
+                    10_000.0,
+                ),
+                ("On-demand model inference tokens per minute for Anthropic Claude 3 Haiku", -4.0),
+                ("Sideways model inference tokens per minute for Anthropic Claude 9", 5.0),
+                ("Cross-Model Max Tokens Per Day", 700_000_000.0),
+                ("Batch inference jobs for X", 10.0),
+                ("[bedrock-mantle endpoint] Input tokens per minute for Claude Opus 4.7", 20_000_000.0),
+            ]
+            .map(|(name, value)| (name.to_owned(), value))
+            .to_vec();
+            state.applied = vec![(SONNET.to_owned(), 100_000.0)];
+            state.profiles = vec![("a1b2c3".to_owned(), vec![arn("us-east-1"), arn("us-west-2")])];
+            state.metrics = vec![
+                metric("EstimatedTPMQuotaUsage", &plain, json!(40_000.0)),
+                // The same calls once more, by another set of dimensions: never added.
+                metric("EstimatedTPMQuotaUsage", &tiered, json!(40_000.0)),
+                metric("InputTokenCount", &plain, json!(30_000.0)),
+                metric("Invocations", &plain, json!(12.0)),
+                metric("InvocationThrottles", &plain, json!(2.0)),
+                // A profile of somebody else draws on the same quota; AWS does not add its charge up.
+                metric("InputTokenCount", &profile, json!(1_000.0)),
+                metric("OutputTokenCount", &profile, json!(100.0)),
+                metric("CacheWriteInputTokenCount", &profile, json!(500.0)),
+                metric("Invocations", &profile, json!("NaN")),
+            ];
+        });
+    }
+}

@@ -4,30 +4,20 @@
 //! stays small however many buckets there are. No style stands in an attribute and no script in the page: the content
 //! security policy allows neither.
 
+use crate::admin::state::{
+    self, INCIDENTS, LOAD_LINE, NEARLY, OF_ALL, OF_OWNER, OWNERS, SourceRow, by_owner,
+};
 use crate::engine::{Alert, AlertName, BucketView, Incident, Severity, Snapshot};
 use crate::exporters::catalogue::Facts;
 use crate::limit::{Limiter, Scope, Timestamp};
-use crate::owner::guidance;
 use crate::route::Owner;
 use maud::{DOCTYPE, Markup, html};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Buckets of one owner that the first page shows.
-const OF_OWNER: usize = 10;
-/// Buckets of all owners that it shows.
-const OF_ALL: usize = 100;
-/// Owners that it shows.
-const OWNERS: usize = 60;
 /// Buckets of an owner's own page.
 const OWN_PAGE: usize = 2_000;
-/// Where the load line stands: a bucket used so far speaks for itself.
-const LOAD_LINE: f64 = 0.8;
-/// From here on it is nearly empty.
-const NEARLY: f64 = 0.95;
-
 /// A whole page around its main part.
 pub(super) fn page(title: &str, main: &Markup) -> String {
     html! {
@@ -110,26 +100,6 @@ pub(super) fn owner(snapshot: &Snapshot, facts: &Facts, id: &str, kind: Option<&
     })
 }
 
-/// Owners with their buckets, each list and the list of lists with the worst first.
-fn by_owner(snapshot: &Snapshot) -> Vec<(&Owner, Vec<&BucketView>)> {
-    let mut owners: BTreeMap<&Owner, Vec<&BucketView>> = BTreeMap::new();
-    for bucket in &snapshot.buckets {
-        owners.entry(&bucket.owner).or_default().push(bucket);
-    }
-    let mut owners: Vec<_> = owners.into_iter().collect();
-    for (_, buckets) in &mut owners {
-        buckets.sort_by(|a, b| worst(b).total_cmp(&worst(a)));
-    }
-    owners.sort_by(|a, b| worst(b.1[0]).total_cmp(&worst(a.1[0])));
-    owners
-}
-
-/// How bad it is: what is used, and more the sooner it will be empty. What is not known comes last.
-fn worst(bucket: &BucketView) -> f64 {
-    let soon = bucket.empty_in.map_or(0.0, |left| 1.0 / (1.0 + left.as_secs_f64() / 60.0));
-    bucket.utilization.map_or(-1.0, |used| used + soon)
-}
-
 fn alerts(snapshot: &Snapshot, facts: &Facts) -> Markup {
     html! {
         @if !snapshot.alerts.is_empty() {
@@ -172,12 +142,8 @@ fn contact(owner: &Owner, facts: &Facts) -> Markup {
     }
 }
 
-/// The owner's own runbook; else the public one of its kind (the metrics port serves it too, perhaps on another address).
 fn runbook(owner: &Owner, facts: &Facts) -> Markup {
-    let owners = facts.owners.load();
-    let own = owners.get(&owner.id).and_then(|rule| rule.runbook_url.clone());
-    let url = own.unwrap_or_else(|| guidance::runbook_url(None, guidance::of_kind(owner.kind).runbook));
-    html! { a href=(url) rel="noreferrer" { "Runbook" } }
+    html! { a href=(state::runbook(owner, facts)) rel="noreferrer" { "Runbook" } }
 }
 
 fn table(buckets: &[&BucketView], now: Timestamp) -> Markup {
@@ -264,13 +230,13 @@ pub(super) fn incidents(snapshot: &Snapshot) -> Markup {
                         th scope="col" { "First" } th scope="col" { "State" }
                     } }
                     tbody {
-                        @for one in snapshot.incidents.iter().take(200) {
+                        @for one in snapshot.incidents.iter().take(INCIDENTS) {
                             tr {
                                 th scope="row" { a href={ "/incidents/" (one.id) } { (one.id) } " " span.dim { (one.route.as_str()) } }
                                 td data-label="Whose limit" { (one.owner.id.as_str()) " (" (one.verdict.class.as_str()) ")" }
                                 td.n data-label="Failures" { (one.failures) }
                                 td.n data-label="First" { (since(one.first.at)) " ago" }
-                                td data-label="State" { (state(one)) }
+                                td data-label="State" { (condition(one)) }
                             }
                         }
                     }
@@ -280,7 +246,7 @@ pub(super) fn incidents(snapshot: &Snapshot) -> Markup {
     }
 }
 
-fn state(incident: &Incident) -> Markup {
+fn condition(incident: &Incident) -> Markup {
     html! {
         @match incident.over {
             Some((_, why)) => { "over: " (why.as_str()) },
@@ -296,7 +262,7 @@ pub(super) fn incident(incident: &Incident, packet: &crate::evidence::Packet, te
     html! {
         main #main tabindex="-1" {
             h2 { "Incident " (packet.incident) }
-            p { (state(incident)) ", for " (since(incident.first.at)) ". Route " (incident.route.as_str()) "." }
+            p { (condition(incident)) ", for " (since(incident.first.at)) ". Route " (incident.route.as_str()) "." }
             dl {
                 dt { "Whose limit" } dd { strong { (packet.whose) } " · " (packet.owner) }
                 dt { "Proof" } dd { (packet.why) " (" (packet.evidence) ", " (packet.confidence) ")" }
@@ -338,17 +304,7 @@ pub(super) fn sources(snapshot: &Snapshot, facts: &Facts) -> Markup {
             table {
                 thead { tr { th scope="col" { "Source" } th scope="col" { "State" } th scope="col" { "Newest" } th scope="col" { "Told" } th scope="col" { "Lost or unusable" } } }
                 tbody {
-                    tr {
-                        th scope="row" { "hop" } td data-label="State" { "up" } td { "–" }
-                        td.n data-label="Told" { (snapshot.totals.iter().map(|(_, totals)| totals.requests).sum::<u64>()) " calls counted" }
-                        td.n data-label="Lost" { (stats.tap_dropped.get()) }
-                    }
-                    @for (name, feed) in stats.feeds.all() {
-                        (source_row(&name, feed.down.get() == 0, feed.last_at.get(), feed.told.get(), feed.dropped.get() + feed.unusable.get()))
-                    }
-                    @for (name, polls) in stats.sources.all() {
-                        (source_row(&name, polls.failing.get() == 0, polls.last_ok.get(), polls.ok.get(), polls.failed.get() + polls.unusable.get()))
-                    }
+                    @for source in state::sources(snapshot, facts) { (source_row(&source)) }
                 }
             }
             h2 { "This sidecar" }
@@ -368,14 +324,16 @@ pub(super) fn sources(snapshot: &Snapshot, facts: &Facts) -> Markup {
     }
 }
 
-fn source_row(name: &str, up: bool, newest: u64, told: u64, lost: u64) -> Markup {
+fn source_row(source: &SourceRow) -> Markup {
     html! {
         tr {
-            th scope="row" { (name) }
-            td data-label="State" { @if up { "up" } @else { span.bad { "down" } } }
-            td.n data-label="Newest" { @if newest > 0 { (since(seconds(newest))) " ago" } @else { "nothing yet" } }
-            td.n data-label="Told" { (told) }
-            td.n data-label="Lost or unusable" { (lost) }
+            th scope="row" { (source.source) }
+            td data-label="State" { @if source.up { "up" } @else { span.bad { "down" } } }
+            td.n data-label="Newest" {
+                @match source.newest { Some(at) => { (since(Timestamp::from_secs_f64(at))) " ago" }, None => "–" }
+            }
+            td.n data-label="Told" { (source.told) }
+            td.n data-label="Lost or unusable" { (source.lost) }
         }
     }
 }
