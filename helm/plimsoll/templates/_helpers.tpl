@@ -23,6 +23,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "plimsoll.labels" -}}
 {{ include "plimsoll.selectorLabels" . }}
+{{ include "plimsoll.releaseLabels" . }}
+{{- end -}}
+
+{{- define "plimsoll.releaseLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
@@ -31,12 +35,31 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end -}}
 
-{{- define "plimsoll.serviceAccountName" -}}
-{{- $account := .Values.standalone.serviceAccount -}}
-{{- if $account.create -}}
-{{- $account.name | default (include "plimsoll.fullname" .) -}}
+{{/*
+The poller's pods have another name and not only another component: the selector of the shared hop's Deployment,
+which cannot be changed, would take them for its own.
+*/}}
+{{- define "plimsoll.pollerSelectorLabels" -}}
+app.kubernetes.io/name: {{ printf "%s-poller" (.Values.nameOverride | default .Chart.Name) }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "plimsoll.pollerLabels" -}}
+{{ include "plimsoll.pollerSelectorLabels" . }}
+app.kubernetes.io/component: poller
+{{ include "plimsoll.releaseLabels" . }}
+{{- end -}}
+
+{{- define "plimsoll.pollerName" -}}
+{{- printf "%s-poller" (include "plimsoll.fullname" . | trunc 56 | trimSuffix "-") -}}
+{{- end -}}
+
+{{/* Takes {account, name}: the values of a service account, and the name that it has if they say none. */}}
+{{- define "plimsoll.accountName" -}}
+{{- if .account.create -}}
+{{- .account.name | default .name -}}
 {{- else -}}
-{{- $account.name | default "default" -}}
+{{- .account.name | default "default" -}}
 {{- end -}}
 {{- end -}}
 
@@ -50,60 +73,172 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 {{- end -}}
 
+{{/* "true" for an address that only the pod itself reaches. */}}
+{{- define "plimsoll.loopback" -}}
+{{- if regexMatch "^(127\\.|\\[::1\\])" . -}}true{{- end -}}
+{{- end -}}
+
 {{/*
-The configuration as it is mounted: `.Values.config`, with what a pod needs where it says nothing.
-The metrics port must answer on the pod's address, because the kubelet and Prometheus come from
-outside. The hop stays on loopback in a sidecar; a standalone hop is useless there.
+The configuration as it is mounted: `.Values.config`, with what a pod needs where it says nothing. The hop
+stays on loopback in a sidecar; a standalone hop is useless there.
+
+Who makes a poller in the same release wants its limits: without them a hop counts calls to clouds against
+nothing. So `pollers.limits` names it, unless it names another one; a poller that is not there costs a line
+in the log, and never a call.
 */}}
 {{- define "plimsoll.config" -}}
 {{- $config := deepCopy .Values.config -}}
-{{- $metrics := merge (deepCopy ($config.metrics | default dict)) (dict "bind" "0.0.0.0:9429") -}}
-{{- if regexMatch "^(127\\.|\\[::1\\])" $metrics.bind -}}
-{{- fail (printf "config.metrics.bind: %s is a loopback address, where neither probes nor Prometheus reach it; use 0.0.0.0 or [::]" $metrics.bind) -}}
+{{- if .Values.poller.enabled -}}
+{{- $url := printf "http://%s.%s.svc:%s" (include "plimsoll.pollerName" .) .Release.Namespace (include "plimsoll.pollerMetricsPort" .) -}}
+{{- $pollers := $config.pollers | default dict -}}
+{{- if not $pollers.limits -}}
+{{- $_ := set $config "pollers" (set $pollers "limits" (dict "url" $url)) -}}
 {{- end -}}
-{{- $_ := set $config "metrics" $metrics -}}
+{{- end -}}
 {{- if .Values.standalone.enabled -}}
 {{- if not (hasKey $config "listeners") -}}
 {{- $route := dict "name" "anthropic" "upstream" "https://api.anthropic.com" -}}
 {{- $_ := set $config "listeners" (list (dict "bind" "0.0.0.0:8429" "routes" (list $route))) -}}
 {{- end -}}
 {{- range $i, $listener := $config.listeners -}}
-{{- if regexMatch "^(127\\.|\\[::1\\])" $listener.bind -}}
+{{- if include "plimsoll.loopback" $listener.bind -}}
 {{- fail (printf "config.listeners[%d].bind: %s is a loopback address, where no other pod reaches a standalone hop; use 0.0.0.0 or [::]" $i $listener.bind) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+{{- include "plimsoll.inPod" (dict "config" $config "path" "config") -}}
+{{- end -}}
+
+{{/*
+The poller's: `.Values.poller.config`. Owners and groups of models must be those of the hops, or what the
+poller and the hops tell would not be joined by its labels; and where alerts and metrics go is one decision. So
+these come from `.Values.config`, each unless `poller.config` has it; nothing else does.
+*/}}
+{{- define "plimsoll.pollerConfig" -}}
+{{- $config := deepCopy .Values.poller.config -}}
+{{- range $key, $value := pick (deepCopy .Values.config) "admin" "alerts" "external_url" "model_groups" "otlp" "owners" -}}
+{{- if not (hasKey $config $key) -}}
+{{- $_ := set $config $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- if $config.listeners -}}
+{{- fail "poller.config.listeners: a poller forwards no calls; use standalone.enabled or a sidecar for that, and leave this out" -}}
+{{- end -}}
+{{- $_ := set $config "listeners" list -}}
+{{- range $key, $_ := omit ($config.sources | default dict) "routes" -}}
+{{- fail (printf "poller.config.sources.%s: a poller listens to nobody and mounts no logs; put it into config.sources of a standalone or a sidecar" $key) -}}
+{{- end -}}
+{{- if not (pick ($config.pollers | default dict) "anthropic" "aws" "google" "gateways") -}}
+{{- fail "poller.config.pollers: nothing is asked for; name anthropic, aws, google or gateways, or set poller.enabled: false" -}}
+{{- end -}}
+{{- include "plimsoll.inPod" (dict "config" $config "path" "poller.config") -}}
+{{- end -}}
+
+{{/*
+What holds in every pod. Takes {config, path}: the path is what messages call it. The metrics port must answer
+on the pod's address, because the kubelet and Prometheus come from outside. What the program would refuse
+in the pod, where only its log says why, is refused here.
+*/}}
+{{- define "plimsoll.inPod" -}}
+{{- $config := .config -}}
+{{- $path := .path -}}
+{{- $metrics := merge (deepCopy ($config.metrics | default dict)) (dict "bind" "0.0.0.0:9429") -}}
+{{- if include "plimsoll.loopback" $metrics.bind -}}
+{{- fail (printf "%s.metrics.bind: %s is a loopback address, where neither probes nor Prometheus reach it; use 0.0.0.0 or [::]" $path $metrics.bind) -}}
+{{- end -}}
+{{- $_ := set $config "metrics" $metrics -}}
+{{- $sources := $config.sources | default dict -}}
+{{- with $sources.envoy_als -}}
+{{- if not (or (include "plimsoll.loopback" .bind) .any_sender) -}}
+{{- fail (printf "%s.sources.envoy_als.bind: whoever reaches %s could tell of calls; use 127.0.0.1, or set any_sender: true and let a NetworkPolicy say who sends" $path .bind) -}}
+{{- end -}}
+{{- end -}}
+{{- $otlp := $sources.otlp | default dict -}}
+{{- range $key := list "grpc" "http" -}}
+{{- $bind := get $otlp $key | default "127.0.0.1:0" -}}
+{{- if not (or (include "plimsoll.loopback" $bind) $otlp.any_sender $otlp.token) -}}
+{{- fail (printf "%s.sources.otlp.%s: whoever reaches %s could tell of calls; use 127.0.0.1, set token, or set any_sender: true and let a NetworkPolicy say who sends" $path $key $bind) -}}
+{{- end -}}
+{{- end -}}
+{{- $admin := $config.admin | default dict -}}
+{{- if and $admin.bind (not (include "plimsoll.loopback" $admin.bind)) (not $admin.token) -}}
+{{- fail (printf "%s.admin.token: %s is reached from other pods, so callers must show a token; set token.file or token.env, or bind admin to 127.0.0.1" $path $admin.bind) -}}
 {{- end -}}
 {{- toYaml $config -}}
 {{- end -}}
 
 {{/*
-The hop's listeners, as JSON: {"all": [{name, port, scheme, url}]}. The first is the main one; `url` is what
-a workload in the same pod calls.
+Every port of a configuration, as JSON: {"all": [{kind, name, port, app, open, url}]}. Takes the configuration.
+`kind` is hop, metrics, page or source; `open` says that other pods reach it; `url` is what a workload in the
+same pod calls. The first hop is the main one. The admin port is here only if it is open: on loopback it
+is for `kubectl port-forward`.
 */}}
-{{- define "plimsoll.listeners" -}}
-{{- $config := fromYaml (include "plimsoll.config" .) -}}
+{{- define "plimsoll.ports" -}}
+{{- $config := . -}}
+{{- $found := list -}}
 {{- $listeners := $config.listeners -}}
 {{- if not (hasKey $config "listeners") -}}
 {{- $listeners = list (dict "bind" "127.0.0.1:8429") -}}
 {{- end -}}
-{{- $all := list -}}
 {{- range $i, $listener := $listeners -}}
 {{- $name := ternary "plimsoll-hop" (printf "plimsoll-hop-%d" (add $i 1)) (eq $i 0) -}}
-{{- $port := regexFind "[0-9]+$" $listener.bind -}}
-{{- $host := ternary "[::1]" "127.0.0.1" (hasPrefix "[" $listener.bind) -}}
 {{- $scheme := ternary "https" "http" (hasKey $listener "tls") -}}
-{{- $all = append $all (dict "name" $name "port" $port "scheme" $scheme "url" (printf "%s://%s:%s" $scheme $host $port)) -}}
+{{- $found = append $found (dict "kind" "hop" "name" $name "bind" $listener.bind "app" $scheme) -}}
+{{- end -}}
+{{- $sources := $config.sources | default dict -}}
+{{- with $sources.envoy_als -}}
+{{- $found = append $found (dict "kind" "source" "name" "als" "bind" .bind "app" "kubernetes.io/h2c") -}}
+{{- end -}}
+{{- if hasKey $sources "otlp" -}}
+{{- $otlp := $sources.otlp | default dict -}}
+{{- if not (or $otlp.grpc $otlp.http) -}}
+{{- $otlp = dict "grpc" "127.0.0.1:4317" "http" "127.0.0.1:4318" -}}
+{{- end -}}
+{{- with $otlp.grpc -}}
+{{- $found = append $found (dict "kind" "source" "name" "otlp-grpc" "bind" . "app" "kubernetes.io/h2c") -}}
+{{- end -}}
+{{- with $otlp.http -}}
+{{- $found = append $found (dict "kind" "source" "name" "otlp-http" "bind" . "app" "http") -}}
+{{- end -}}
+{{- end -}}
+{{- $found = append $found (dict "kind" "metrics" "name" "plimsoll-metric" "bind" $config.metrics.bind "app" "http") -}}
+{{- $page := dig "admin" "bind" "127.0.0.1:9430" $config -}}
+{{- if not (include "plimsoll.loopback" $page) -}}
+{{- $found = append $found (dict "kind" "page" "name" "plimsoll-page" "bind" $page "app" "http") -}}
+{{- end -}}
+{{- $all := list -}}
+{{- range $found -}}
+{{- $port := regexFind "[0-9]+$" .bind -}}
+{{- $host := ternary "[::1]" "127.0.0.1" (hasPrefix "[" .bind) -}}
+{{- $open := eq (include "plimsoll.loopback" .bind) "" -}}
+{{- $all = append $all (merge . (dict "port" $port "open" $open "url" (printf "%s://%s:%s" .app $host $port))) -}}
 {{- end -}}
 {{- dict "all" $all | toJson -}}
+{{- end -}}
+
+{{/* The ports of the hops and of the poller, from the chart's scope. */}}
+{{- define "plimsoll.hopPorts" -}}
+{{- include "plimsoll.ports" (fromYaml (include "plimsoll.config" .)) -}}
+{{- end -}}
+{{- define "plimsoll.pollerPorts" -}}
+{{- include "plimsoll.ports" (fromYaml (include "plimsoll.pollerConfig" .)) -}}
+{{- end -}}
+
+{{/* Takes a configuration. */}}
+{{- define "plimsoll.adminPort" -}}
+{{- dig "admin" "bind" "127.0.0.1:9430" . | regexFind "[0-9]+$" -}}
 {{- end -}}
 
 {{- define "plimsoll.metricsPort" -}}
 {{- (fromYaml (include "plimsoll.config" .)).metrics.bind | regexFind "[0-9]+$" -}}
 {{- end -}}
+{{- define "plimsoll.pollerMetricsPort" -}}
+{{- (fromYaml (include "plimsoll.pollerConfig" .)).metrics.bind | regexFind "[0-9]+$" -}}
+{{- end -}}
 
 {{/*
 Port names are at most 15 characters long. They are the same in every form, so that one PodMonitor
-finds sidecars and standalone hops alike.
+finds sidecars, standalone hops and pollers alike.
 */}}
 {{- define "plimsoll.metricsPortName" -}}plimsoll-metric{{- end -}}
 

@@ -42,10 +42,12 @@ All of them are empty while `sidecar.enabled` is false, so one value takes Plims
 {{- if .Values.sidecar.enabled -}}{{- include "plimsoll.checksum" . -}}{{- end -}}
 {{- end -}}
 
+{{/* Empty without listeners too: then the workload's calls are told of by a source, and pass no hop. */}}
 {{- define "plimsoll.workloadEnv" -}}
-{{- if .Values.sidecar.enabled -}}
+{{- $first := first (fromJson (include "plimsoll.hopPorts" .)).all -}}
+{{- if and .Values.sidecar.enabled (eq $first.kind "hop") -}}
 - name: ANTHROPIC_BASE_URL
-  value: {{ (first (fromJson (include "plimsoll.listeners" .)).all).url }}
+  value: {{ $first.url }}
 {{- end -}}
 {{- end -}}
 
@@ -54,7 +56,15 @@ Routes, owners, alerts and the like are reloaded while traffic flows, so they mu
 that would end the calls in flight. What is read only at the start must.
 */}}
 {{- define "plimsoll.checksum" -}}
-checksum/plimsoll-start: {{ pick (fromYaml (include "plimsoll.config" .)) "metrics" "admin" "otlp" "evidence" "limits" | toJson | sha256sum | quote }}
+{{- include "plimsoll.checksumOf" (fromYaml (include "plimsoll.config" .)) -}}
+{{- end -}}
+
+{{- define "plimsoll.checksumOf" -}}
+{{- $start := pick . "metrics" "admin" "otlp" "evidence" "limits" "pollers" -}}
+{{- with omit (.sources | default dict) "routes" -}}
+{{- $_ := set $start "sources" . -}}
+{{- end -}}
+checksum/plimsoll-start: {{ $start | toJson | sha256sum | quote }}
 {{- end -}}
 
 {{/*
@@ -71,7 +81,8 @@ running pod.
 {{- end -}}
 
 {{/*
-The container, in one of three forms: "native" and "plain" beside a workload, "standalone" on its own.
+The container, in one of four forms: "native" and "plain" beside a workload, "standalone" on its own, "poller"
+without a hop.
 
 No form beside a workload has a readiness probe: it would take the workload out of its Services when
 only measuring is disturbed. The native form has a startup probe, so that the workload starts once the
@@ -82,11 +93,24 @@ hop listens; a plain container cannot hold others back.
 {{- $values := $root.Values -}}
 {{- $name := $values.sidecar.name -}}
 {{- $metrics := include "plimsoll.metricsPortName" $root -}}
-{{- $reserved := list "K8S_POD_NAME" "K8S_NAMESPACE_NAME" "K8S_POD_UID" "K8S_NODE_NAME" "OTEL_RESOURCE_ATTRIBUTES" "PLIMSOLL_LOG" "PLIMSOLL_LOG_FORMAT" -}}
-{{- range $i, $env := $values.extraEnv -}}
-{{- if has $env.name $reserved -}}
-{{- fail (printf "extraEnv[%d].name: %s is set by the chart already; use resourceAttributes or log" $i $env.name) -}}
+{{- $polls := eq .form "poller" -}}
+{{- $extraEnv := $values.extraEnv -}}
+{{- $mounts := $values.extraVolumeMounts -}}
+{{- if $polls -}}
+{{- $extraEnv = concat $extraEnv $values.poller.extraEnv -}}
+{{- $mounts = concat $mounts $values.poller.extraVolumeMounts -}}
 {{- end -}}
+{{- $reserved := list "K8S_POD_NAME" "K8S_NAMESPACE_NAME" "K8S_POD_UID" "K8S_NODE_NAME" "OTEL_RESOURCE_ATTRIBUTES" "PLIMSOLL_LOG" "PLIMSOLL_LOG_FORMAT" -}}
+{{- $names := dict -}}
+{{- range $i, $env := $extraEnv -}}
+{{- $path := ternary (printf "extraEnv[%d].name" $i) (printf "poller.extraEnv[%d].name" (sub $i (len $values.extraEnv))) (lt $i (len $values.extraEnv)) -}}
+{{- if has $env.name $reserved -}}
+{{- fail (printf "%s: %s is set by the chart already; use resourceAttributes or log" $path $env.name) -}}
+{{- end -}}
+{{- if hasKey $names $env.name -}}
+{{- fail (printf "%s: %s is set twice, which server-side apply refuses; extraEnv is for the poller too" $path $env.name) -}}
+{{- end -}}
+{{- $_ := set $names $env.name true -}}
 {{- end -}}
 - name: {{ $name }}
   image: {{ include "plimsoll.image" $root | quote }}
@@ -96,12 +120,10 @@ hop listens; a plain container cannot hold others back.
   {{- end }}
   args: [run, --config, /etc/plimsoll/plimsoll.yaml]
   ports:
-    {{- range (fromJson (include "plimsoll.listeners" $root)).all }}
+    {{- range (fromJson (include (ternary "plimsoll.pollerPorts" "plimsoll.hopPorts" $polls) $root)).all }}
     - name: {{ .name }}
       containerPort: {{ .port }}
     {{- end }}
-    - name: {{ $metrics }}
-      containerPort: {{ include "plimsoll.metricsPort" $root }}
   env:
     # First what the attributes below refer to: Kubernetes expands only what stands before.
     - name: K8S_POD_NAME
@@ -128,14 +150,14 @@ hop listens; a plain container cannot hold others back.
       value: {{ $values.log.level | quote }}
     - name: PLIMSOLL_LOG_FORMAT
       value: {{ $values.log.format }}
-    {{- with $values.extraEnv }}
+    {{- with $extraEnv }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
   volumeMounts:
     - name: plimsoll-config
       mountPath: /etc/plimsoll
       readOnly: true
-    {{- with $values.extraVolumeMounts }}
+    {{- with $mounts }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
   {{- if eq .form "native" }}
@@ -150,12 +172,14 @@ hop listens; a plain container cannot hold others back.
       path: /-/healthy
       port: {{ $metrics }}
     {{- toYaml $values.livenessProbe | nindent 4 }}
-  {{- if eq .form "standalone" }}
+  {{- if or $polls (eq .form "standalone") }}
   readinessProbe:
     httpGet:
       path: /-/ready
       port: {{ $metrics }}
-    {{- toYaml $values.standalone.readinessProbe | nindent 4 }}
+    {{- toYaml (ternary $values.poller $values.standalone $polls).readinessProbe | nindent 4 }}
+  {{- end }}
+  {{- if eq .form "standalone" }}
   {{- $sleep := int $values.standalone.preStopSleepSeconds }}
   {{- if and $sleep (semverCompare ">=1.30.0-0" $root.Capabilities.KubeVersion.Version) }}
   lifecycle:
@@ -164,7 +188,7 @@ hop listens; a plain container cannot hold others back.
         seconds: {{ $sleep }}
   {{- end }}
   {{- end }}
-  {{- with $values.resources }}
+  {{- with ternary $values.poller.resources $values.resources $polls }}
   resources:
     {{- toYaml . | nindent 4 }}
   {{- end }}

@@ -3,7 +3,7 @@
 
     check.py renders DIR OUT   every DIR/<scenario>.<helm>.<kubernetes>.yaml: valid for that Kubernetes
                                version, and what we promise. Leaves rules and configurations in OUT.
-    check.py sources           schema, README and example agree with values.yaml and with the program
+    check.py sources           schema, README (keys and defaults) and example agree with values.yaml and with the program
     check.py normal FILE       a rendering as it stands in a golden file
 
 Run in the root of the repository. One line for each problem; exit code 1 if there is one.
@@ -21,16 +21,23 @@ from kubernetes_validate import utils
 
 CHART = Path("helm/plimsoll")
 CORE = {"ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount"}
-METRICS, HOP = "plimsoll-metric", "plimsoll-hop"
-# Standalone apart: what a scenario makes of the sidecar.
+METRICS, HOP, PAGE = "plimsoll-metric", "plimsoll-hop", "plimsoll-page"
+# Standalone and poller apart: what a scenario makes of the sidecar.
 FORMS = {"app-forced-native": "native", "app-forced-plain": "plain", "app-off": None, "default": None}
+SHARED = ["ConfigMap", "Deployment", "PodDisruptionBudget", "Service", "ServiceAccount"]
 KINDS = {
     "default": ["ConfigMap"],
-    "standalone": ["ConfigMap", "Deployment", "PodDisruptionBudget", "Service", "ServiceAccount"],
-    "everything": [
-        "ConfigMap", "ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "PodMonitor",
-        "PrometheusRule", "Service", "ServiceAccount",
-    ],
+    "app": ["ConfigMap", "Deployment"],
+    "app-poller": sorted(["ConfigMap", "ConfigMap", "Deployment", "Deployment", "Service", "ServiceAccount"]),
+    "standalone": SHARED,
+    "sources": sorted([*SHARED, "NetworkPolicy"]),
+    "poller": ["ConfigMap", "ConfigMap", "Deployment", "Service", "ServiceAccount"],
+    # Two of most: the hop's and the poller's; a page's Service of each; one ConfigMap for each dashboard.
+    "everything": sorted([
+        *SHARED, "NetworkPolicy", "ConfigMap", "Deployment", "NetworkPolicy", "Service", "ServiceAccount",
+        "Service", "Service", "PodMonitor", "PrometheusRule",
+        *("ConfigMap" for _ in Path("dashboards").glob("*.json")),
+    ]),
 }  # fmt: skip
 
 # The validator reads its schemas anew for each object; most of the time goes there.
@@ -87,19 +94,23 @@ def renders(folder, out):
 
 def rendering(where, docs, scenario, version, out):
     kinds = sorted(doc["kind"] for doc in docs)
-    need(kinds == KINDS.get(scenario, ["ConfigMap", "Deployment"]), where, f"holds {kinds}")
+    need(kinds == KINDS.get(scenario, KINDS["app"]), where, f"holds {kinds}")
     names = [(doc["kind"], doc["metadata"]["name"]) for doc in docs]
     need(len(set(names)) == len(names), where, "two objects of one kind have one name")
     for doc in docs:
         check_object(f"{where}: {doc['kind']}", doc, version)
     for deployment in [d for d in docs if d["kind"] == "Deployment"]:
         form = FORMS.get(scenario, "standalone")
-        if scenario == "app":
+        if scenario.startswith("app") and form == "standalone":
             form = "native" if minor(version) >= 29 else "plain"
+        if deployment["metadata"]["name"].endswith("-poller"):
+            form = "poller"
         check_pod(where, form, deployment, docs, minor(version))
+    check_selected(where, docs)
     check_monitoring(where, docs, out)
     for config in [d for d in docs if "plimsoll.yaml" in d.get("data", {})]:
-        Path(out, f"{where}.config.yaml").write_text(config["data"]["plimsoll.yaml"], encoding="utf-8")
+        name = config["metadata"]["name"]
+        Path(out, f"{where}.{name}.config.yaml").write_text(config["data"]["plimsoll.yaml"], encoding="utf-8")
 
 
 def minor(version):
@@ -138,21 +149,52 @@ def check_pod(where, form, deployment, docs, kube):
         return
     container = found[place][0]
     need((container.get("restartPolicy") == "Always") == (form == "native"), where, "restartPolicy: Always is for native sidecars")
-    need(("readinessProbe" in container) == (form == "standalone"), where, "a readiness probe is for the shared hop only")
+    need(("readinessProbe" in container) == (form in ("standalone", "poller")), where, "a readiness probe is not for sidecars")
     need(("startupProbe" in container) == (form == "native"), where, "a startup probe is for native sidecars only")
-    check_container(where, container)
-    check_mounts(where, spec, container, docs)
+    config = check_mounts(where, spec, container, docs)
+    check_container(where, container, config)
     sleeps = "lifecycle" in container
     need(sleeps == (form == "standalone" and kube >= 30), where, "preStop.sleep is for the shared hop from 1.30 on")
-    if form == "standalone":
+    if form in ("standalone", "poller"):
         need(spec.get("automountServiceAccountToken") is False, where, "mounts a token of the Kubernetes API")
-        check_shared(where, deployment, container, docs)
+        accounts = [d["metadata"]["name"] for d in docs if d["kind"] == "ServiceAccount"]
+        need(spec["serviceAccountName"] in accounts, where, f"runs as {spec['serviceAccountName']}, and there is {accounts}")
     else:
         env = {e["name"]: e["value"] for e in spec["containers"][0].get("env", [])}
         need(env.get("ANTHROPIC_BASE_URL") == "http://127.0.0.1:8429", where, "the workload does not call the hop")
+    if form == "standalone":
+        binds = [l["bind"] for l in config["listeners"]]
+        need(not any(map(loopback, binds)), where, f"the hop binds {binds}")
+    if form == "poller":
+        wanted = {"replicas": 1, "strategy": {"type": "Recreate"}}
+        for key, value in wanted.items():
+            need(deployment["spec"].get(key) == value, where, f"the poller's {key} is {deployment['spec'].get(key)}")
+        need(config["listeners"] == [], where, "the poller forwards calls")
+        check_limits(where, config, docs)
 
 
-def check_container(where, container):
+def check_limits(where, config, docs):
+    """Every hop of the release reads the limits where the poller's Service serves them."""
+    hops = [c for c in configs(docs).values() if c != config]
+    (service,) = [d for d in docs if d["kind"] == "Service" and d["metadata"]["name"].endswith("-poller")]
+    port = service["spec"]["ports"][0]["port"]
+    wanted = f"http://{service['metadata']['name']}.{service['metadata']['namespace']}.svc:{port}"
+    for hop in hops:
+        need(hop["pollers"]["limits"]["url"] == wanted, where, f"hops read limits from {hop['pollers']['limits']['url']}")
+        need(hop.get("owners") == config.get("owners"), where, "poller and hops know other owners")
+    need("limits" not in config["pollers"], where, "the poller asks a poller")
+
+
+def loopback(bind):
+    return bind.startswith(("127.", "[::1]"))
+
+
+def configs(docs):
+    found = {d["metadata"]["name"]: d["data"]["plimsoll.yaml"] for d in docs if "plimsoll.yaml" in d.get("data", {})}
+    return {name: (load(text) or [{}])[0] for name, text in found.items()}
+
+
+def check_container(where, container, config):
     context = container["securityContext"]
     wanted = {
         "runAsNonRoot": True, "runAsUser": 65532, "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False,
@@ -162,7 +204,9 @@ def check_container(where, container):
         need(context.get(key) == value, where, f"securityContext.{key} is {context.get(key)}")
     need(container["args"] == ["run", "--config", "/etc/plimsoll/plimsoll.yaml"], where, f"runs {container['args']}")
     names = [p["name"] for p in container["ports"]]
-    need({METRICS, HOP} <= set(names) and len(set(names)) == len(names), where, f"has the ports {names}")
+    need(len(set(names)) == len(names), where, f"two ports have one name: {names}")
+    ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+    need(ports == listened(config), where, f"has the ports {ports}, and its configuration {listened(config)}")
     for probe, path in (("livenessProbe", "/-/healthy"), ("startupProbe", "/-/healthy"), ("readinessProbe", "/-/ready")):
         if probe in container:
             get = container[probe]["httpGet"]
@@ -178,6 +222,22 @@ def check_container(where, container):
         need(name in before, where, f"$({name}) is not set before it is used")
 
 
+def listened(config):
+    """Ports by their names, as the configuration has them; the admin port only if others reach it."""
+    binds = {METRICS: config["metrics"]["bind"]}
+    for i, listener in enumerate(config.get("listeners", [{"bind": "127.0.0.1:8429"}])):
+        binds[HOP if i == 0 else f"{HOP}-{i + 1}"] = listener["bind"]
+    sources = config.get("sources", {})
+    if "envoy_als" in sources:
+        binds["als"] = sources["envoy_als"]["bind"]
+    for key in {"grpc", "http"} & set(sources.get("otlp", {})):
+        binds[f"otlp-{key}"] = sources["otlp"][key]
+    admin = config.get("admin", {}).get("bind", "127.0.0.1:9430")
+    if not loopback(admin):
+        binds[PAGE] = admin
+    return {name: int(bind.rpartition(":")[2]) for name, bind in binds.items()}
+
+
 def check_mounts(where, spec, container, docs):
     mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
     mount = mounts.get("/etc/plimsoll", {})
@@ -187,27 +247,42 @@ def check_mounts(where, spec, container, docs):
     volumes = {v["name"]: v for v in spec["volumes"]}
     need({m["name"] for m in mounts.values()} <= set(volumes), where, "mounts a volume that the pod does not have")
     source = volumes.get(mount.get("name"), {}).get("configMap", {}).get("name")
-    made = [d["metadata"]["name"] for d in docs if d["kind"] == "ConfigMap" and "plimsoll.yaml" in d["data"]]
-    need(made == [source], where, f"mounts the ConfigMap {source}, and there is {made}")
+    made = configs(docs)
+    need(source in made, where, f"mounts the ConfigMap {source}, and there is {sorted(made)}")
+    return made[source]
 
 
-def check_shared(where, deployment, container, docs):
-    labels = deployment["spec"]["template"]["metadata"]["labels"].items()
-    ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+def check_selected(where, docs):
+    """What selects pods selects those of one Deployment, and leads to ports that these have."""
+    pods = {
+        d["metadata"]["name"]: d["spec"]["template"] for d in docs if d["kind"] == "Deployment" and d["metadata"]["name"] != "search"
+    }
     for doc in docs:
-        kind, spec = doc["kind"], doc.get("spec", {})
+        kind, name, spec = doc["kind"], doc["metadata"]["name"], doc.get("spec", {})
+        selector = {
+            "Service": lambda: spec["selector"],
+            "Deployment": lambda: spec["selector"]["matchLabels"],
+            "PodDisruptionBudget": lambda: spec["selector"]["matchLabels"],
+            "NetworkPolicy": lambda: spec["podSelector"]["matchLabels"],
+        }.get(kind)
+        if selector is None or name == "search":
+            continue
+        chosen = [d for d, pod in pods.items() if selector().items() <= pod["metadata"]["labels"].items()]
+        if not need(len(chosen) == 1, where, f"{kind} {name} selects the pods of {chosen}"):
+            continue
+        (container,) = pods[chosen[0]]["spec"]["containers"]
+        config = configs(docs)[pods[chosen[0]]["spec"]["volumes"][0]["configMap"]["name"]]
+        ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+        closed = {"otlp-http"} if loopback(config.get("sources", {}).get("otlp", {}).get("http", "127.")) else set()
         if kind == "Service":
-            need(spec["selector"].items() <= labels, where, "the Service does not select the pods")
+            need(spec["ports"], where, f"the Service {name} has no port")
             for port in spec["ports"]:
-                need(ports.get(port["targetPort"]) == port["port"], where, f"the Service's port {port['name']} leads nowhere")
-        elif kind == "PodDisruptionBudget":
-            need(spec["selector"]["matchLabels"].items() <= labels, where, "the budget does not select the pods")
+                need(ports.get(port["targetPort"]) == port["port"], where, f"{name}'s port {port['name']} leads nowhere")
+                need(port["targetPort"] not in closed, where, f"{name}'s port {port['name']} leads to a loopback address")
+                need((port["targetPort"] == PAGE) == name.endswith("-page"), where, f"{name} leads to {port['targetPort']}")
         elif kind == "NetworkPolicy":
-            need(spec["podSelector"]["matchLabels"].items() <= labels, where, "the policy does not select the pods")
             named = [p["port"] for rule in spec["ingress"] for p in rule["ports"]]
-            need(sorted(named) == sorted(ports), where, f"the policy is about the ports {named}")
-    binds = [l["bind"] for d in docs for l in (load(d.get("data", {}).get("plimsoll.yaml", "")) or [{}])[0].get("listeners", [])]
-    need(binds and not any(b.startswith(("127.", "[::1]")) for b in binds), where, f"the hop binds {binds}")
+            need(sorted(named) == sorted(set(ports) - closed), where, f"the policy is about the ports {named}")
 
 
 # kubernetes-validate has no schemas for these kinds and passes over them in silence.
@@ -217,8 +292,7 @@ RULE = {"alert", "record", "expr", "for", "keep_firing_for", "labels", "annotati
 
 
 def check_monitoring(where, docs, out):
-    configs = [d for d in docs if "plimsoll.yaml" in d.get("data", {})]
-    owner = yaml.safe_load(configs[0]["data"]["plimsoll.yaml"]).get("alerts", {}).get("owner_label", "owner")
+    owner = next(iter(configs(docs).values())).get("alerts", {}).get("owner_label", "owner")
     for doc in docs:
         kind, spec = doc["kind"], doc.get("spec", {})
         if kind in ("PodMonitor", "PrometheusRule"):
@@ -272,6 +346,7 @@ def sources():
         need(named, "README.md", f"the table of values lacks `{path}`")
     for path in known:
         need(reach(values, path), "README.md", f"`{path}` is no value")
+    defaults(readme, values)
     strict("values.schema.json", schema, schema)
     example = (CHART / "tests/app/templates/deployment.yaml").read_text(encoding="utf-8")
     need(f"```yaml\n{example}```" in readme, "README.md", "its Deployment is not the one of tests/app")
@@ -284,6 +359,17 @@ def documented(schema, readme):
     table = readme[readme.index("## Values") : readme.index("## Working on the chart")]
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def defaults(readme, values):
+    """A default in backticks is the one of values.yaml; other cells say it in words."""
+    for line in readme[readme.index("## Values") :].splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if not line.startswith("| `") or not re.fullmatch(r"`[^`]*`", cells[2]):
+            continue
+        for path in re.findall(r"`([^`]+)`", cells[1]):
+            value = functools.reduce(lambda part, key: part.get(key, {}), path.split("."), values)
+            need(yaml.safe_load(cells[2].strip("`")) == value, "README.md", f"`{path}` is {value!r}, and not {cells[2]}")
 
 
 def leaves(values, schema, path=""):
@@ -306,7 +392,7 @@ def reach(values, path):
 def strict(path, part, schema):
     """Every object that lists its keys refuses others, so that a typo cannot pass."""
     if isinstance(part, dict):
-        open_ones = {"values.schema.json.definitions", "values.schema.json.properties.extraEnv.items"}
+        open_ones = {"values.schema.json.definitions", "values.schema.json.definitions.env.items"}
         if "properties" in part and part.get("type") == "object" and path not in open_ones:
             need(part.get("additionalProperties") is False, path, "lets unknown keys pass")
         for key, value in part.items():

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A fake Anthropic API for scripts/test-pod: real Claude Code talks to it, through Plimsoll.
 
-Usage: fake_api.py PORT. Listens on 127.0.0.1 only, which here is the loopback of a pod.
+Usage: fake_api.py PORT CERTIFICATE KEY. Listens on 127.0.0.1 only, which here is the loopback of a pod, and
+speaks TLS, as every real provider does.
 
 It streams one fixed answer, with the headers of the documented rate limits, and writes one line of JSON for
 each request to stdout, so that the test can compare what arrived with what the metrics say. A request
@@ -10,6 +11,7 @@ with the header `x-fake-seconds` gets its answer spread over that time.
 
 import datetime
 import json
+import ssl
 import sys
 import threading
 import time
@@ -102,5 +104,14 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
 
+def main(port, certificate, key):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = ThreadingHTTPServer(("127.0.0.1", int(port)), Handler)
+    # Each connection's handshake is its thread's: one that stalls must not hold up the others.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.serve_forever()
+
+
 if __name__ == "__main__":
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+    main(*sys.argv[1:])

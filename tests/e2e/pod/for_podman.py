@@ -3,10 +3,11 @@
 
 Reads a rendering, and writes
 
-  pod IMAGE   ConfigMap and Pod, IMAGE being the workload's
-  config      the configuration file in the ConfigMap
-  probe       the URL of the sidecar's liveness probe, as the kubelet calls it
-  hop         the URL that the workload is given
+  pod IMAGE HOSTS CA   ConfigMaps and Pod, IMAGE being the workload's; HOSTS is the file /etc/hosts, and the PEM
+                       file CA is in the ConfigMap `provider-ca`
+  config               the configuration file in the ConfigMap
+  probe                the URL of the sidecar's liveness probe, as the kubelet calls it
+  hop                  the URL that the workload is given
 
 Podman 4.3 is no kubelet. What it does not do is done here, and nothing else of Plimsoll's container is
 touched:
@@ -18,6 +19,8 @@ touched:
   curl; the test makes the probe's call itself.
 - It knows few fields of the downward API and expands no $(NAME).
 - It takes the limit of a label's length for that of an annotation's.
+- It writes `hostAliases` into the hosts file of its infra container only. The sidecar gets the file as the
+  kubelet gives it to every container: mounted at /etc/hosts.
 
 The example's workload is only an image. It gets what Claude Code needs, and the restricted security
 context too.
@@ -26,6 +29,7 @@ context too.
 import re
 import sys
 import uuid
+from pathlib import Path
 
 import yaml
 
@@ -59,7 +63,7 @@ def resolve(env, fields):
         known[entry["name"]] = entry["value"]
 
 
-def make_pod(deployment, namespace, image):
+def make_pod(deployment, namespace, image, hosts):
     template = deployment["spec"]["template"]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"], "spec": template["spec"]}
     name = pod["metadata"]["name"] = deployment["metadata"]["name"]
@@ -72,6 +76,9 @@ def make_pod(deployment, namespace, image):
         "metadata.name": name, "metadata.namespace": namespace, "metadata.uid": str(uuid.uuid4()),
         "spec.nodeName": "node-1",
     })
+
+    sidecar["volumeMounts"].append({"name": "hosts", "mountPath": "/etc/hosts", "readOnly": True})
+    pod["spec"]["volumes"].append({"name": "hosts", "hostPath": {"path": hosts, "type": "File"}})
 
     workload = container(pod, WORKLOAD)
     workload["image"] = image
@@ -106,9 +113,11 @@ def main():
     config = one(documents, "ConfigMap")
     deployment = one(documents, "Deployment")
     match sys.argv[1:]:
-        case ["pod", image]:
-            pod = make_pod(deployment, config["metadata"]["namespace"], image)
-            yaml.safe_dump_all([config, pod], sys.stdout, sort_keys=False)
+        case ["pod", image, hosts, ca]:
+            pod = make_pod(deployment, config["metadata"]["namespace"], image, hosts)
+            trusted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "provider-ca"}}
+            trusted["data"] = {"ca.pem": Path(ca).read_text(encoding="utf-8")}
+            yaml.safe_dump_all([config, trusted, pod], sys.stdout, sort_keys=False)
         case ["config"]:
             sys.stdout.write(config["data"]["plimsoll.yaml"])
         case ["probe"]:
