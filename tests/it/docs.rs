@@ -1,7 +1,9 @@
 //! What the documents promise is there.
 
 use plimsoll::config::Config;
+use plimsoll::dashboards;
 use plimsoll::reference;
+use std::collections::BTreeSet;
 
 /// The shipped page is what the code says; `PLIMSOLL_UPDATE_DOCS=1` writes it.
 fn generated(path: &str, wanted: &str) {
@@ -18,6 +20,9 @@ fn the_reference_pages_are_what_the_code_says() {
     generated("docs/config.md", &reference::config());
     generated("docs/metrics.md", &reference::metrics());
     generated("docs/verdicts.md", &reference::verdicts());
+    for dashboard in dashboards::all() {
+        generated(&format!("dashboards/{}.json", dashboard.name), &format!("{:#}\n", dashboard.json()));
+    }
     generated("docs/plimsoll.schema.json", &format!("{:#}\n", Config::schema()));
 }
 
@@ -28,18 +33,59 @@ fn the_example_configuration_is_valid() {
     assert_eq!(config.owners.iter().count(), 2);
 }
 
+/// The pages of a folder.
+fn pages_of(folder: &str) -> Vec<String> {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    files
+        .filter(|p| p.extension().is_some_and(|e| e == "md"))
+        .map(|p| std::fs::read_to_string(p).unwrap())
+        .collect()
+}
+
+/// Names of alerts in a text.
+fn alerts_in(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+    words
+        .filter(|w| {
+            w.len() > 8 && w.strip_prefix("Plimsoll").is_some_and(|rest| rest.starts_with(char::is_uppercase))
+        })
+        .collect()
+}
+
+#[test]
+fn every_alert_is_explained_and_no_page_names_one_that_does_not_exist() {
+    let rules = include_str!("../../alerts/plimsoll.rules.yaml");
+    let there: BTreeSet<&str> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(there.len() >= 12, "{there:?}");
+    let explained = alerts_in(include_str!("../../docs/alerts.md"));
+    assert_eq!(
+        there.difference(&explained).collect::<Vec<_>>(),
+        Vec::<&&str>::new(),
+        "not in docs/alerts.md"
+    );
+    let readme = include_str!("../../README.md").to_owned();
+    for page in pages_of("docs").iter().chain([&readme]) {
+        // The name of a statement in an IAM policy.
+        let others = ["PlimsollPoller"];
+        let unknown: Vec<_> =
+            alerts_in(page).difference(&there).filter(|name| !others.contains(name)).copied().collect();
+        assert!(unknown.is_empty(), "{unknown:?} in {}", page.lines().next().unwrap());
+    }
+}
+
 /// Every configuration that a page shows is one that holds.
 #[test]
 fn the_configurations_on_the_pages_are_valid() {
     let secrets = tempfile::tempdir().unwrap();
     let key = secrets.path().join("key");
     std::fs::write(&key, "sk-ant-admin01-test").unwrap();
-    for (page, blocks) in
-        [(include_str!("../../docs/clouds.md"), 5), (include_str!("../../docs/sources.md"), 19)]
-    {
-        let shown: Vec<&str> =
-            page.split("```yaml\n").skip(1).map(|block| block.split("\n```").next().unwrap()).collect();
-        assert_eq!(shown.len(), blocks);
+    let mut pages = 0;
+    for page in pages_of("docs") {
+        let shown = page.split("```yaml\n# plimsoll.yaml\n").skip(1);
+        let shown: Vec<&str> = shown.map(|block| block.split("\n```").next().unwrap()).collect();
+        pages += usize::from(!shown.is_empty());
         for block in shown {
             let text = block
                 .replace("/var/run/secrets/anthropic-admin/key", key.to_str().unwrap())
@@ -52,6 +98,7 @@ fn the_configurations_on_the_pages_are_valid() {
             }
         }
     }
+    assert!(pages >= 5, "{pages}");
 }
 
 #[test]
