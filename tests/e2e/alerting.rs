@@ -313,3 +313,68 @@ async fn many_senders_make_one_alert_and_no_sender_resolves_it_for_the_others() 
         "told once"
     );
 }
+
+/// The shipped Alertmanager example: each owner's alerts reach that owner, what is critical does not wait, and no
+/// owner's critical alert mutes a stranger's warning.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_shipped_routes_reach_each_owner_and_mute_no_stranger() {
+    let hook = Webhook::start().await;
+    let config = shipped("alerts/alertmanager.example.yaml");
+    let manager = alertmanager(&config.replace("127.0.0.1:8080", &hook.address.to_string())).await;
+    let alert = |name: &str, severity: &str, owner: &str, limiter: &str| {
+        serde_json::json!({
+            "labels": {
+                "alertname": name, "severity": severity, "owner": owner, "owner_kind": "anthropic_workspace",
+                "limiter": limiter, "window": "1m", "scope": "account", "model": "claude-opus-5-5",
+            },
+            "annotations": {"summary": "s", "runbook_url": format!("https://wiki.example.com/{owner}")},
+        })
+    };
+    let account = "123456789012/eu-west-1";
+    let all = serde_json::json!([
+        alert("PlimsollBucketExhausting", "critical", "search", "input_tokens"),
+        // The same bucket: superfluous.
+        alert("PlimsollBucketPressure", "warning", "search", "input_tokens"),
+        // Another bucket of the same owner, and the same one of others: news.
+        alert("PlimsollBucketPressure", "warning", "search", "requests"),
+        alert("PlimsollBucketPressure", "warning", account, "input_tokens"),
+        alert("PlimsollBucketPressure", "warning", "nobody-configured", "input_tokens"),
+        // That calls are refused is another fact.
+        alert("PlimsollThrottled", "warning", "search", "input_tokens"),
+    ]);
+    let url = format!("http://{}/api/v2/alerts", manager.address);
+    assert!(reqwest::Client::new().post(url).json(&all).send().await.unwrap().status().is_success());
+    let got = || {
+        let mut got: Vec<(String, String, String)> = hook
+            .posts()
+            .iter()
+            .flat_map(|post| alerts(post).into_iter().map(|one| (post.path.clone(), one)))
+            .map(|(path, one)| {
+                let label = |name: &str| one["labels"][name].as_str().unwrap().to_owned();
+                (path.rsplit('/').next().unwrap().to_owned(), label("alertname"), label("limiter"))
+            })
+            .collect();
+        got.sort();
+        got.dedup();
+        got
+    };
+    let row = |path: &str, name: &str, limiter: &str| (path.to_owned(), name.to_owned(), limiter.to_owned());
+    let critical = row("search", "PlimsollBucketExhausting", "input_tokens");
+    wait_in(5, "the critical one, before the others' group_wait", async || {
+        (got() == [critical.clone()]).then_some(())
+    })
+    .await;
+    let mut wanted = vec![
+        critical,
+        row("search", "PlimsollBucketPressure", "requests"),
+        row("search", "PlimsollThrottled", "input_tokens"),
+        row("cloud-platform", "PlimsollBucketPressure", "input_tokens"),
+        row("default", "PlimsollBucketPressure", "input_tokens"),
+    ];
+    wanted.sort();
+    wait_in(40, "the others", async || (got() == wanted).then_some(())).await;
+    let muted = json(&format!("http://{}/api/v2/alerts?inhibited=true&active=false", manager.address)).await;
+    let muted: Vec<&serde_json::Value> = muted.as_array().unwrap().iter().map(|one| &one["labels"]).collect();
+    assert_eq!(muted.len(), 1, "{muted:?}");
+    assert_eq!((&muted[0]["owner"], &muted[0]["limiter"]), (&"search".into(), &"input_tokens".into()));
+}

@@ -229,6 +229,7 @@ sources:
     }
     assert!(empty.is_empty(), "{empty:#?}\n{}", sidecar.scrape().await);
     assert!(checked > 80, "{checked}");
+    grafanas_alerts_carry_the_owners_runbook(&fleet).await;
     if let Some(dir) = std::env::var_os("PLIMSOLL_DASHBOARD_DATA") {
         // A picture shows what comes after, too.
         crate::support::eventually(async || traffic.first_429_at()).await;
@@ -237,6 +238,27 @@ sources:
     }
     traffic.stop();
     telling.abort();
+}
+
+/// Every query of the alerts that Grafana manages is one that Prometheus takes, and the pressure is there with whom to call.
+async fn grafanas_alerts_carry_the_owners_runbook(prometheus: &Program) {
+    let made = tokio::process::Command::new(env!("CARGO_BIN_EXE_plimsoll"))
+        .args(["rules", "--grafana", "prom"])
+        .output();
+    let file: Value = serde_json::from_slice(&made.await.unwrap().stdout).unwrap();
+    let groups = file["groups"].as_array().unwrap().iter();
+    let rules: Vec<&Value> = groups.flat_map(|group| group["rules"].as_array().unwrap()).collect();
+    assert!(rules.len() >= 12, "{}", rules.len());
+    let mut pressed = Vec::new();
+    for rule in rules {
+        let found = series(prometheus, rule["data"][0]["model"]["expr"].as_str().unwrap(), 60).await;
+        if rule["title"].as_str().unwrap().starts_with("PlimsollBucket") {
+            pressed.extend(found);
+        }
+    }
+    let of_search = pressed.iter().find(|one| one["metric"]["owner"] == "search").expect("the pressure");
+    assert_eq!(of_search["metric"]["runbook_url"], "https://wiki.example.com/search", "{of_search}");
+    assert_eq!(of_search["metric"]["contact"], "#search");
 }
 
 /// Keeps what each query returned, for the pictures of the documents (`scripts/draw-dashboards`).
