@@ -16,6 +16,8 @@ pub(crate) struct Figures {
     p50: f64,
     p99: f64,
     per_second: f64,
+    /// How many calls there were.
+    pub(crate) calls: usize,
 }
 
 impl Figures {
@@ -28,7 +30,8 @@ impl Figures {
     fn of(mut micros: Vec<f64>, took: Duration) -> Self {
         micros.sort_by(f64::total_cmp);
         let at = |share: f64| micros[((micros.len() - 1) as f64 * share) as usize];
-        Self { p50: at(0.5), p99: at(0.99), per_second: micros.len() as f64 / took.as_secs_f64() }
+        let calls = micros.len();
+        Self { p50: at(0.5), p99: at(0.99), per_second: calls as f64 / took.as_secs_f64(), calls }
     }
 }
 

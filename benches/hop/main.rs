@@ -59,7 +59,12 @@ async fn compare(args: &[String]) {
             let order = (0..proxies.len()).map(|n| (n + turn) % proxies.len());
             for at in order {
                 let proxy = &proxies[at];
+                let before = proxy.cpu();
                 let figures = load.run(proxy.address).await;
+                if let Some((before, after)) = before.zip(proxy.cpu()) {
+                    let micros = (after - before) * 1e6 / figures.calls as f64;
+                    raw.entry((load.name, proxy.name, "cpu_us")).or_default().push(micros);
+                }
                 eprintln!("round {round}/{rounds} {:<10} {:<9} {figures}", load.name, proxy.name);
                 for (figure, value) in figures.all() {
                     raw.entry((load.name, proxy.name, figure)).or_default().push(value);
@@ -98,7 +103,9 @@ fn ratio(
     added: bool,
 ) -> Option<f64> {
     let of = |proxy| raw.get(&(load, proxy, figure));
-    let (own, base, direct) = (of(proxy)?, of("A")?, of("direct")?);
+    let (own, base) = (of(proxy)?, of("A")?);
+    // The direct way is no process of its own: it has no CPU.
+    let direct = if added { of("direct")? } else { base };
     let ratios: Vec<f64> = own
         .iter()
         .zip(base)
@@ -112,7 +119,7 @@ fn report(raw: &BTreeMap<Key, Vec<f64>>, proxies: &[Proxy], loads: &[Load]) {
     println!("| load | figure | {} |", proxies.iter().map(|p| p.name).collect::<Vec<_>>().join(" | "));
     println!("|---|---|{}", "---|".repeat(proxies.len()));
     for load in loads {
-        for figure in Figures::NAMES.into_iter().chain(["rss_anon_mb", "rss_mb"]) {
+        for figure in Figures::NAMES.into_iter().chain(["cpu_us", "rss_anon_mb", "rss_mb"]) {
             let cells: Vec<String> = proxies
                 .iter()
                 .map(|p| {
@@ -128,6 +135,8 @@ fn report(raw: &BTreeMap<Key, Vec<f64>>, proxies: &[Proxy], loads: &[Load]) {
         ("added median, 1 connection", "closed-1", "p50_us", true, "<= 1.25"),
         ("throughput, 64 connections", "closed-64", "per_second", false, ">= 0.85"),
         ("p99 at 1,000/s, open loop", "open-1000", "p99_us", false, "<= 1.3"),
+        ("CPU of a call at 1,000/s", "open-1000", "cpu_us", false, "-"),
+        ("CPU of a call, 64 connections", "closed-64", "cpu_us", false, "-"),
     ];
     for (what, load, figure, added, wanted) in rows {
         let cell = |proxy| ratio(raw, load, proxy, figure, added).map_or("-".into(), |r| format!("{r:.2}"));

@@ -10,12 +10,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
-/// An answer of the API's size and headers: about 1 KiB.
+/// An answer of the API's size and headers: about 1 KiB. Each has an id of its own, which is remembered for a while.
 fn answer() -> Response<Full<Bytes>> {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
     let text = "word ".repeat(120);
     let body = format!(
         r#"{{"id":"msg_1","type":"message","role":"assistant","model":"claude-opus-5-5","content":[{{"type":"text","text":"{text}"}}],"stop_reason":"end_turn","usage":{{"input_tokens":12,"cache_creation_input_tokens":3,"cache_read_input_tokens":5,"output_tokens":4}}}}"#
@@ -24,7 +26,6 @@ fn answer() -> Response<Full<Bytes>> {
     let reset = "2026-11-24T05:00:00Z";
     for (name, value) in [
         ("content-type", "application/json"),
-        ("request-id", "req_011CZ47RMLnx1JoJXRrzzSde"),
         ("anthropic-organization-id", "00000000-0000-0000-0000-000000000000"),
         ("anthropic-workspace-id", "wrkspc_bench"),
         ("anthropic-ratelimit-requests-limit", "400000"),
@@ -42,6 +43,8 @@ fn answer() -> Response<Full<Bytes>> {
     ] {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
+    let id = format!("req_011CZ47RML{:014}", CALLS.fetch_add(1, Ordering::Relaxed));
+    response.headers_mut().insert("request-id", HeaderValue::try_from(id).unwrap());
     response
 }
 
@@ -168,6 +171,15 @@ impl Proxy {
         let child = command.kill_on_drop(true).spawn().unwrap();
         ready(address).await;
         Some(Self { name: "B", address, child: Some(child), _dir: Some(dir) })
+    }
+
+    /// Seconds of CPU that the process has taken, by all of its threads, in hundredths: the kernel's tick.
+    pub(crate) fn cpu(&self) -> Option<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.as_ref()?.id()?)).ok()?;
+        // Behind the name, which may hold blanks: user and system time are the 12th and 13th.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
+        Some((ticks(11)? + ticks(12)?) / 100.0)
     }
 
     pub(crate) fn memory(&self) -> Option<Memory> {

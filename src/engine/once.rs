@@ -304,12 +304,13 @@ impl Once {
     ) -> Id {
         let own = Key::hop(call.id);
         let request = request_id.map(Key::request);
-        let known = self.by_key.get(&own).copied();
-        let known = known.or_else(|| request.and_then(|key| self.by_key.get(&key).copied()));
-        let span = call.traceparent.as_deref().and_then(Key::of_traceparent);
+        let known = self.by_key.get(&own).copied().or_else(|| self.told_to_hop(request?));
         if let Some((id, entry)) = known.and_then(|id| Some((id, self.entries.get_mut(&id)?))) {
             (entry.to, entry.touched) = (entry.to.max(at), at);
             entry.request = entry.request.or(request);
+            if !entry.told_by.contains(&self.hop) {
+                entry.told_by.push(self.hop.clone());
+            }
             for key in [Some(own), request].into_iter().flatten() {
                 if !entry.exact.contains(&key) {
                     entry.exact.push(key);
@@ -318,6 +319,7 @@ impl Once {
             }
             return id;
         }
+        let span = call.traceparent.as_deref().and_then(Key::of_traceparent);
         let trace = call.trace_id().map(Key::trace);
         let entry = Entry {
             exact: request.into_iter().chain([own]).collect(),
@@ -327,6 +329,13 @@ impl Once {
             ..Entry::new(&self.hop, call.started, at, at)
         };
         self.insert(entry, at)
+    }
+
+    /// The call of this request that others told of, and the hop did not yet. The hop knows its own calls by their
+    /// numbers: where a second one bears the same id, its provider repeats ids, and it is another call.
+    fn told_to_hop(&self, request: Key) -> Option<Id> {
+        let id = *self.by_key.get(&request)?;
+        self.entries.get(&id).filter(|entry| !entry.told_by.contains(&self.hop)).map(|_| id)
     }
 
     /// How many calls are remembered.

@@ -301,3 +301,18 @@ fn the_hops_call_that_a_log_told_of_while_it_ran_is_the_hops() {
     book.end(end("api", 200, told, 100, at(3.0)));
     assert_eq!(repeated(&book, "tail", at(3.0)), 1);
 }
+
+#[test]
+fn a_provider_that_repeats_its_request_id_makes_no_call_another() {
+    let mut book = book(BookLimits::default());
+    let told = Arc::new(Limits { request_id: Some("always".into()), ..(*limits("w", 900)).clone() });
+    for n in 0..1_000 {
+        let mut end = end("api", 200, told.clone(), 100, at(1.0));
+        end.call = Arc::new(Call { id: n, ..(*end.call).clone() });
+        let head = Head { call: end.call.clone(), ..head("api", "claude-opus-5-5", told.clone(), at(1.0)) };
+        book.head(&head);
+        book.end(end);
+    }
+    // As one entry it would gather a name of every call, and be searched for each.
+    assert_eq!(book.reports.once.len(), 256);
+}
