@@ -4,6 +4,9 @@
 mod check;
 mod dashboards;
 mod demo;
+#[cfg(test)]
+#[cfg(feature = "top")]
+mod documented;
 mod evidence;
 mod explain;
 mod replay;

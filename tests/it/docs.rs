@@ -3,6 +3,7 @@
 use plimsoll::config::Config;
 use plimsoll::dashboards;
 use plimsoll::reference;
+use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// The shipped page is what the code says; `PLIMSOLL_UPDATE_DOCS=1` writes it.
@@ -73,6 +74,75 @@ fn every_alert_is_explained_and_no_page_names_one_that_does_not_exist() {
             alerts_in(page).difference(&there).filter(|name| !others.contains(name)).copied().collect();
         assert!(unknown.is_empty(), "{unknown:?} in {}", page.lines().next().unwrap());
     }
+}
+
+/// Pieces between backticks.
+fn between_backticks(page: &str) -> impl Iterator<Item = &str> {
+    page.split("```").step_by(2).flat_map(|part| part.split('`').skip(1).step_by(2))
+}
+
+/// Whether the schema of the configuration has a key at this path.
+fn has_key(schema: &Value, path: &str) -> bool {
+    fn resolve<'a>(root: &'a Value, part: &'a Value) -> Vec<&'a Value> {
+        let named = part["$ref"].as_str().and_then(|name| root.pointer(name.trim_start_matches('#')));
+        let several = ["anyOf", "oneOf", "allOf"].iter().filter_map(|key| part[*key].as_array()).flatten();
+        let all = named.into_iter().chain(several).chain(part.get("items"));
+        std::iter::once(part).chain(all.flat_map(|part| resolve(root, part))).collect()
+    }
+    let mut parts = vec![schema];
+    for key in path.split('.') {
+        let here = parts.iter().flat_map(|part| resolve(schema, part));
+        parts = here.filter_map(|part| part["properties"].get(key)).collect();
+    }
+    !parts.is_empty()
+}
+
+#[test]
+fn every_setting_that_a_page_names_is_there() {
+    let schema = serde_json::to_value(Config::schema()).unwrap();
+    let sections = schema["properties"].as_object().unwrap();
+    let mut named = BTreeSet::new();
+    for page in pages_of("docs").iter().chain(&pages_of(".")).chain(&pages_of("runbooks")) {
+        // `config.` is where the chart's values have it.
+        let paths = between_backticks(page).map(|piece| piece.trim_start_matches("config."));
+        let of_words =
+            paths.filter(|piece| piece.chars().all(|c| c.is_ascii_lowercase() || "._".contains(c)));
+        let ours = of_words
+            .filter_map(|piece| piece.split_once('.').filter(|(first, _)| sections.contains_key(*first)));
+        named.extend(ours.map(|(first, rest)| format!("{first}.{rest}")));
+    }
+    assert!(named.len() >= 15, "{named:?}");
+    let unknown: Vec<_> = named.iter().filter(|path| !has_key(&schema, path)).collect();
+    assert!(unknown.is_empty(), "no such settings: {unknown:?}");
+    assert!(!has_key(&schema, "alerts.hold_sec") && !has_key(&schema, "limits.buckets.x"));
+}
+
+#[test]
+fn every_metric_that_a_page_names_is_there() {
+    let catalogue = reference::metrics();
+    let words = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
+        words.filter(|word| word.len() > 9 && word.starts_with("plimsoll_")).map(str::to_owned).collect()
+    };
+    // Labels are the attributes with `_` for `.`.
+    let mut there = words(&catalogue);
+    there.extend(words(&catalogue.replace('.', "_")));
+    let part = |name: &str| {
+        ["_bucket", "_sum", "_count"]
+            .iter()
+            .any(|end| name.strip_suffix(end).is_some_and(|n| there.contains(n)))
+    };
+    let mut named = 0;
+    for page in pages_of("docs").iter().chain(&pages_of(".")).chain(&pages_of("runbooks")) {
+        let words = words(page);
+        named += words.len();
+        // A cluster of Envoy's, and files of examples/.
+        let others = ["plimsoll_als", "plimsoll_report", "plimsoll_callback"];
+        let known = |name: &str| there.contains(name) || part(name) || others.contains(&name);
+        let unknown: Vec<_> = words.iter().filter(|name| !known(name)).collect();
+        assert!(unknown.is_empty(), "{unknown:?} in {}", page.lines().next().unwrap());
+    }
+    assert!(named >= 50, "{named}");
 }
 
 /// Every configuration that a page shows is one that holds.

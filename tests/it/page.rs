@@ -147,7 +147,7 @@ async fn what_is_new_is_told_within_a_second() {
 #[tokio::test]
 async fn nobody_sees_it_by_a_foreign_name() {
     let (_sidecar, admin) = sidecar().await;
-    for path in ["/", "/events", "/page.js", "/incidents"] {
+    for path in ["/", "/events", "/page.js", "/incidents", "/v1/state", "/v1/tap"] {
         let request = Client::new().get(format!("http://{admin}{path}")).header("host", "evil.example");
         assert_eq!(request.send().await.unwrap().status(), StatusCode::FORBIDDEN, "{path}");
     }

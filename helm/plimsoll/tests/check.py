@@ -4,6 +4,8 @@
     check.py renders DIR OUT   every DIR/<scenario>.<helm>.<kubernetes>.yaml: valid for that Kubernetes
                                version, and what we promise. Leaves rules and configurations in OUT.
     check.py sources           schema, README (keys and defaults) and example agree with values.yaml and with the program
+    check.py guide OUT         writes what docs/install.md installs from this folder to OUT: values, and commands that
+                               render it instead, with `$helm` and `$guide` to be set
     check.py normal FILE       a rendering as it stands in a golden file
 
 Run in the root of the repository. One line for each problem; exit code 1 if there is one.
@@ -353,6 +355,30 @@ def sources():
     app = (CHART / "tests/app/values.yaml").read_text(encoding="utf-8")
     need(f"```yaml\n{app}```" in readme, "README.md", "its values are not the ones of tests/app")
     program(schema)
+    guides(values)
+
+
+def guides(values):
+    """Values that a page names exist; what stands below `config` is tested with the program's own schema."""
+    named = 0
+    for page in [*Path("docs").glob("*.md"), Path("README.md")]:
+        text = page.read_text(encoding="utf-8")
+        spans = [span.removeprefix("plimsoll.") for span in re.findall(r"`([a-zA-Z]+(?:\.[a-zA-Z]+)+)`", text)]
+        given = [pair.removeprefix("plimsoll.").split("=")[0] for line in re.findall(r"--set (\S+)", text) for pair in line.split(",")]
+        for path in [*spans, *given]:
+            first = path.split(".")[0]
+            if first in values and first != "config":
+                named += 1
+                # Below a value that is free in form anything may stand.
+                parts = path.split(".")
+                prefixes = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+                stop = next((p for p in prefixes if reach(values, p) and value(values, p) in ({}, [])), path)
+                need(reach(values, stop), page, f"`{path}` is no value of the chart")
+    need(named >= 10, "docs", f"only {named} values were found on the pages")
+
+
+def value(values, path):
+    return functools.reduce(lambda part, key: part[key], path.split("."), values)
 
 
 def documented(schema, readme):
@@ -428,6 +454,35 @@ def program(schema):
     compare(schema["definitions"]["config"], theirs, "config")
 
 
+# --- The guide -------------------------------------------------------------------------------------
+
+
+def guide(out):
+    """Commands of the guide that install this chart, and its values: a file that is named, and the page's, which are
+    for both a shared hop and a poller."""
+    out = Path(out)
+    out.mkdir()
+    text = Path("docs/install.md").read_text(encoding="utf-8")
+    commands = []
+    for block in re.findall(r"```sh\n(.*?)\n```", text, re.DOTALL):
+        for command in block.replace("\\\n", " ").splitlines():
+            installs = re.match(r"helm (?:install|upgrade --install) (\S+) helm/plimsoll (.*)", command)
+            if installs:
+                flags = installs[2].replace("--create-namespace", "").replace("--values ", "--values $guide/")
+                commands.append(f'"$helm" template {installs[1]} helm/plimsoll --kube-version 1.33.0 {flags}')
+    need(len(commands) == 3, "docs/install.md", f"{len(commands)} commands that install the chart, and not 3")
+    for name in re.findall(r"--values \$guide/(\S+)", "\n".join(commands)):
+        block = re.search(rf"`{re.escape(name)}`:\n\n```yaml\n(.*?)```", text, re.DOTALL)
+        if need(block, "docs/install.md", f"{name} is not shown"):
+            (out / name).write_text(block[1], encoding="utf-8")
+    page = text[text.index("### The page in a cluster") :]
+    (out / "page.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1], encoding="utf-8")
+    commands += [f"{command} --values $guide/page.yaml" for command in commands[:2]]
+    for n, command in enumerate(commands):
+        (out / f"{n}.sh").write_text(f"{command} >/dev/null\n", encoding="utf-8")
+    return len(commands)
+
+
 def normal(file):
     """Without blank lines, which Helm 3 and 4 set differently, and without the documents that have a
     check of their own: rules and dashboards equal their originals, and would be copies here too."""
@@ -444,6 +499,8 @@ def main(args):
     elif args == ["sources"]:
         count = 1
         sources()
+    elif len(args) == 2 and args[0] == "guide":
+        count = guide(args[1])
     elif len(args) == 2 and args[0] == "normal":
         return normal(args[1])
     else:
