@@ -158,3 +158,47 @@ async fn pictures_of_the_page_can_be_taken() {
         std::fs::write(root().join("docs/images/page.png"), bytes).unwrap();
     }
 }
+
+/// Two thousand buckets with long names: the worst are there, nothing scrolls sideways on a phone, and the rest is behind
+/// their owner. How long it took to paint is printed, not judged (`docs/benchmarks.md`).
+#[expect(clippy::print_stderr, reason = "figures for docs/benchmarks.md, shown with --nocapture")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_buckets_with_long_names_are_a_page_that_a_person_can_read() {
+    let (sidecar, admin) = sidecar().await;
+    let long = "x".repeat(120);
+    let all: Vec<Value> = (0..2_000)
+        .map(|n| told("ws-1", &format!("model-{n:04}-{long}"), 200, 59_000_u64.saturating_sub(n * 29)))
+        .collect();
+    for some in all.chunks(500) {
+        tell(admin, some).await;
+    }
+    wait_for("the book to be full", async || {
+        Some(()).filter(|()| sidecar.running.published.snapshots.borrow().buckets.len() >= 1_500)
+    })
+    .await;
+    let browser = browser().await;
+    browser.resize(390, 800).await;
+    browser.open(&format!("http://{admin}/")).await;
+    let text = says(&browser, "buckets of search").await;
+    assert!(text.contains("Call #search-oncall"), "{text}");
+    fits(&browser).await;
+    let paint = "return JSON.stringify({paint: performance.getEntriesByName('first-contentful-paint').map(e => e.startTime),
+        page: performance.getEntriesByType('navigation').map(e => [e.responseEnd, e.transferSize])})";
+    eprintln!("the first page, in a browser that has just begun: {}", browser.run(paint).await);
+    for (page, path) in [("a page of a few lines", "sources"), ("the first page once more", "")] {
+        browser.open(&format!("http://{admin}/{path}")).await;
+        wait_for("it to be painted", async || {
+            browser.run(paint).await.as_str().filter(|seen| !seen.contains("\"paint\":[]")).map(|_| ())
+        })
+        .await;
+        eprintln!("{page}: {}", browser.run(paint).await);
+    }
+    browser.open(&format!("http://{admin}/owners/search/anthropic_workspace")).await;
+    let rows = "return document.querySelectorAll('tbody tr').length";
+    wait_for("every bucket of the owner", async || {
+        browser.run(rows).await.as_u64().filter(|rows| *rows >= 1_000)
+    })
+    .await;
+    fits(&browser).await;
+    eprintln!("the owner's page: {}", browser.run(paint).await);
+}
