@@ -1,12 +1,16 @@
-# What scripts/test-image and scripts/test-pod share: Debian's podman and buildah with images, containers and
-# settings of their own, never the machine's, and one line for each step that holds. To be sourced, by bash,
-# as root, in the root of the repository:
+# What scripts/test-image, scripts/test-pod and scripts/test-journey share: Debian's podman and buildah with images,
+# containers and settings of their own, never the machine's, and one line for each step that holds. To be sourced,
+# by bash, as root, in the root of the repository:
 #
 #   name=test-pod                   what messages begin with
 #   binary=…                        the plimsoll that goes into the image
 #   . scripts/podman.sh             makes $work and $store; its trap removes them at the end
 #   needs_programs openssl          installs podman and the like, and these, from Debian, where they are missing
+#   needs_helm                      the same for Helm, and sets $helm and $python, which reads YAML
 #   image_of_plimsoll               builds localhost/plimsoll:test by the Dockerfile
+#   image_of_workload START FILE    builds localhost/workload:test of programs of this machine
+#   provider_of NAME                an authority that nobody else trusts, and a certificate for this name
+#   is_restricted PID PLACE         runs as restricted clusters demand it, and cannot write to these places
 #
 # The one who sources it may define `show_logs` (printed when a step fails) and `at_end` (run before files go;
 # if it fails they stay).
@@ -39,16 +43,16 @@ quiet() {
     die "$*"
   }
 }
-# Waits until a command succeeds.
+# Waits until a command succeeds, for 10 s or for $patience.
 eventually() {
-  local until=$((SECONDS + 10))
+  local until=$((SECONDS + ${patience:-10}))
   while [ "$SECONDS" -lt "$until" ]; do
     if "$@" >/dev/null 2>&1; then
       return
     fi
     sleep 0.1
   done
-  die "this did not come true within 10 s: $*"
+  die "this did not come true within ${patience:-10} s: $*"
 }
 is() {
   local what=$1 got=$2 expected=$3
@@ -89,13 +93,12 @@ mkdir -p "$dir"
 work=$(mktemp -d "/tmp/$name.XXXXXX")
 store=$(mktemp -d "$dir/$name.XXXXXX")
 
-# Commands that bear the name of their Debian package.
+# Commands that bear the name of their Debian package, or COMMAND:PACKAGE.
 needs_programs() {
   local command need=()
-  for command in podman buildah runc catatonit curl "$@"; do
-    command -v "$command" >/dev/null 2>&1 || need+=("$command")
+  for command in podman buildah runc catatonit curl strip:binutils "$@"; do
+    command -v "${command%:*}" >/dev/null 2>&1 || need+=("${command#*:}")
   done
-  command -v strip >/dev/null 2>&1 || need+=(binutils)
   [ -e /etc/ssl/certs/ca-certificates.crt ] || need+=(ca-certificates)
   if [ "${#need[@]}" -eq 0 ]; then
     return
@@ -147,4 +150,64 @@ image_of_plimsoll() {
   quiet scripts/image-root "$binary" "$store/stage/out"
   quiet buildah bud --isolation chroot --build-context "build=$store/stage" \
     -t localhost/plimsoll:test -f Dockerfile "$work/context"
+}
+
+# Helm, and a Python that reads YAML: scripts/test-chart installs both.
+needs_helm() {
+  helm=$dir/helm/helm4
+  python=$dir/helm/venv/bin/python
+  if ! [ -x "$helm" ] || ! "$python" -c 'import yaml' 2>/dev/null; then
+    quiet scripts/test-chart
+  fi
+  # Helm keeps caches and settings; not in the home of whoever runs this.
+  export HELM_CACHE_HOME=$work/helm HELM_CONFIG_HOME=$work/helm HELM_DATA_HOME=$work/helm
+  unset KUBECONFIG HELM_NAMESPACE
+}
+
+# Holds these programs and the libraries that they name, from this machine: FILE, or FILE:PLACE where it stands
+# elsewhere in the image. The first argument says how it starts, in lines of a Containerfile.
+image_of_workload() {
+  local starts=$1 root=$store/workload program library
+  shift
+  for program in "$@"; do
+    install -D "${program%:*}" "$root${program#*:}"
+    for library in $(ldd "${program%:*}" 2>/dev/null | grep -o '/[^ )]*'); do
+      install -D "$library" "$root$library"
+    done
+  done
+  install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+  printf '%s\n' 'FROM scratch' 'COPY . /' 'USER 65532:65532' "$starts" >"$work/Containerfile"
+  quiet buildah bud --isolation chroot -t localhost/workload:test -f "$work/Containerfile" "$root"
+  rm -rf "$root"
+}
+
+# $work/ca.pem, and $work/api.pem with its api.key.
+provider_of() {
+  local new=(openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2)
+  quiet "${new[@]}" -keyout "$work/ca.key" -out "$work/ca.pem" -subj "/CN=$name's authority"
+  quiet "${new[@]}" -keyout "$work/api.key" -out "$work/api.pem" -subj "/CN=$1" -CA "$work/ca.pem" -CAkey "$work/ca.key" \
+    -addext "subjectAltName=DNS:$1" -addext basicConstraints=critical,CA:FALSE
+}
+
+pid_of() { podman inspect --format '{{.State.Pid}}' "$1"; }
+
+is_restricted() {
+  local pid=$1 place written
+  shift
+  of_process() { awk -v key="$1:" '$1 == key { $1 = ""; print substr($0, 2) }' "/proc/$pid/status"; }
+  is "program" "$(readlink "/proc/$pid/exe")" /usr/bin/plimsoll
+  is "user" "$(of_process Uid)" "65532 65532 65532 65532"
+  is "group" "$(of_process Gid)" "65532 65532 65532 65532"
+  is "effective capabilities" "$(of_process CapEff)" 0000000000000000
+  is "the most capabilities it could get" "$(of_process CapBnd)" 0000000000000000
+  is "no new privileges" "$(of_process NoNewPrivs)" 1
+  is "seccomp (2 filters)" "$(of_process Seccomp)" 2
+  # Root on the host may write anywhere, but to what is mounted read-only.
+  for place in "$@"; do
+    written=$( (: >"/proc/$pid/root$place/written") 2>&1) && die "$place of the container can be written to"
+    case $written in
+      *"Read-only file system"*) ;;
+      *) die "$place of the container: $written" ;;
+    esac
+  done
 }

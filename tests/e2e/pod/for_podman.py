@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes of the example's rendering what `podman kube play` can run, for scripts/test-pod.
+"""Makes of the example's rendering what `podman kube play` can run, for scripts/test-pod
+and scripts/test-journey.
 
 Reads a rendering, and writes
 
@@ -8,6 +9,7 @@ Reads a rendering, and writes
   config               the configuration file in the ConfigMap
   probe                the URL of the sidecar's liveness probe, as the kubelet calls it
   hop                  the URL that the workload is given
+  resources            what the sidecar asks for and may have at most: CPU in thousandths, memory in MiB twice
 
 Podman 4.3 is no kubelet. What it does not do is done here, and nothing else of Plimsoll's container is
 touched:
@@ -108,6 +110,13 @@ def hop(deployment):
     return url
 
 
+def resources(deployment):
+    asked = container(deployment["spec"]["template"], SIDECAR)["resources"]
+    cpu, memory, most = asked["requests"]["cpu"], asked["requests"]["memory"], asked["limits"]["memory"]
+    (cpu,), (memory, most) = re.findall(r"^(\d+)m$", cpu), re.findall(r"(\d+)Mi\b", f"{memory} {most}")
+    return f"{cpu} {memory} {most}"
+
+
 def main():
     documents = [d for d in yaml.safe_load_all(sys.stdin) if d]
     config = one(documents, "ConfigMap")
@@ -124,6 +133,8 @@ def main():
             print(probe(deployment))
         case ["hop"]:
             print(hop(deployment))
+        case ["resources"]:
+            print(resources(deployment))
         case _:
             sys.exit(__doc__)
 
