@@ -4,9 +4,9 @@
 //! The worst first: of each owner so many buckets, of all so many, and how many more there are. So a first look stays
 //! small however many buckets there are.
 
-use crate::engine::{Alert, BucketView, Snapshot};
+use crate::engine::{Alert, BucketView, Severity, Snapshot};
 use crate::exporters::catalogue::Facts;
-use crate::limit::Amount;
+use crate::limit::{Amount, Limiter};
 use crate::owner::guidance;
 use crate::route::Owner;
 use serde::{Deserialize, Serialize};
@@ -174,7 +174,7 @@ impl State {
         Self {
             t: snapshot.at.secs_f64(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            alerts: snapshot.alerts.iter().take(OF_ALL).map(alert_row).collect(),
+            alerts: by_urgency(snapshot).into_iter().take(OF_ALL).map(alert_row).collect(),
             more_owners: owners.len().saturating_sub(OWNERS),
             owners: rows,
             incidents,
@@ -199,6 +199,16 @@ pub(super) fn by_owner(snapshot: &Snapshot) -> Vec<(&Owner, Vec<&BucketView>)> {
     owners
 }
 
+/// Alerts, critical ones first, and among equals the one whose bucket is empty first.
+pub(super) fn by_urgency(snapshot: &Snapshot) -> Vec<&Alert> {
+    let mut alerts: Vec<&Alert> = snapshot.alerts.iter().collect();
+    alerts.sort_by_key(|alert| {
+        let calm = alert.name.severity() != Severity::Critical;
+        (calm, alert.empty_in.is_none(), alert.empty_in)
+    });
+    alerts
+}
+
 /// How bad it is: what is used, and more the sooner it will be empty. What is not known comes last.
 fn worst(bucket: &BucketView) -> f64 {
     let soon = bucket.empty_in.map_or(0.0, |left| 1.0 / (1.0 + left.as_secs_f64() / 60.0));
@@ -210,6 +220,35 @@ pub(super) fn runbook(owner: &Owner, facts: &Facts) -> String {
     let owners = facts.owners.load();
     let own = owners.get(&owner.id).and_then(|rule| rule.runbook_url.clone());
     own.unwrap_or_else(|| guidance::runbook_url(None, guidance::of_kind(owner.kind).runbook))
+}
+
+/// What is left of a bucket, for people: "5,170 of 60,000"; money in dollars. Nothing, if nothing is known of it.
+pub(crate) fn left(limiter: &str, remaining: Option<u64>, limit: Option<u64>) -> Option<String> {
+    let amount = |n: u64| {
+        if limiter == Limiter::SPEND.as_str() {
+            format!("${}.{:02}", grouped(n / 100), n % 100)
+        } else {
+            grouped(n)
+        }
+    };
+    match (remaining.map(amount), limit.map(amount)) {
+        (Some(left), Some(limit)) => Some(format!("{left} of {limit}")),
+        (None, Some(limit)) => Some(format!("? of {limit}")),
+        (left, None) => left,
+    }
+}
+
+/// A number in groups of three digits.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
 }
 
 /// Where observations come from, the hop first.
@@ -298,5 +337,21 @@ fn incident_row(incident: &crate::engine::Incident) -> IncidentRow {
         first_at: incident.first.at.secs_f64(),
         current_at: incident.current.at.secs_f64(),
         first_move: guidance::guidance(verdict.class, verdict.owner_kind).first_move.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::left;
+
+    #[test]
+    fn what_is_left_is_written_for_people() {
+        let of = |remaining, limit| left("input_tokens", remaining, limit);
+        assert_eq!(of(Some(5_170), Some(60_000)).unwrap(), "5,170 of 60,000");
+        assert_eq!(of(Some(0), Some(1_000_000)).unwrap(), "0 of 1,000,000");
+        assert_eq!(of(None, Some(999)).unwrap(), "? of 999");
+        assert_eq!(of(Some(7), None).unwrap(), "7");
+        assert_eq!(of(None, None), None);
+        assert_eq!(left("spend", Some(123_456), Some(500_000)).unwrap(), "$1,234.56 of $5,000.00");
     }
 }

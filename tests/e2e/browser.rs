@@ -140,15 +140,27 @@ async fn an_incident_is_whole_without_a_script_and_its_packet_is_there_to_copy()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pictures_of_the_page_can_be_taken() {
     let (_sidecar, admin) = sidecar().await;
-    let some = [
-        told("ws-1", "claude-opus-5-5", 200, 4_000),
-        told("ws-1", "claude-sonnet-5-5", 200, 40_000),
-        told("ws-2", "claude-haiku-5", 200, 44_000),
-        windows(),
-    ];
+    let now = jiff::Timestamp::now().as_second();
+    // A minute in which Opus is used ever more, and the rest at leave.
+    let minute = (0..30_i64).flat_map(|n| {
+        let used = u64::try_from(n * n * 55).unwrap();
+        let seen = [
+            told("ws-1", "claude-opus-5-5", 200, 60_000 - used),
+            told("ws-1", "claude-sonnet-5-5", 200, 41_000),
+            told("ws-2", "claude-haiku-5", 200, 44_000),
+        ];
+        seen.into_iter().map(move |mut one| {
+            let (at, resets) = (now - 58 + 2 * n, now - 28 + 2 * n);
+            (one["started"], one["t"]) = (json!(at - 1), json!(at));
+            let resets = jiff::Timestamp::from_second(resets).unwrap().to_string();
+            one["headers"]["anthropic-ratelimit-input-tokens-reset"] = json!(resets);
+            one
+        })
+    });
+    let some: Vec<Value> = minute.chain([windows()]).collect();
     tell(admin, &some).await;
     let browser = browser().await;
-    browser.resize(1_000, 640).await;
+    browser.resize(1_000, 860).await;
     browser.open(&format!("http://{admin}/")).await;
     says(&browser, "live").await;
     let bytes = browser.picture("page.png").await;

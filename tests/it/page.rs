@@ -51,7 +51,7 @@ async fn the_worst_bucket_comes_first_with_its_owner_and_whom_to_call() {
         "search <span class=\"dim\">(anthropic_workspace)",
         "Call #search.",
         "https://runbooks.example/search",
-        "of 60000",
+        "of 60,000",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -136,7 +136,7 @@ async fn what_is_new_is_told_within_a_second() {
     let told = async {
         loop {
             let part = events.chunk().await.unwrap().unwrap();
-            if part.starts_with(b"data:") && page(admin, "/").await.contains("of 60000") {
+            if part.starts_with(b"data:") && page(admin, "/").await.contains("of 60,000") {
                 return;
             }
         }

@@ -9,7 +9,7 @@ use crate::admin::state::{
 };
 use crate::engine::{Alert, AlertName, BucketView, Incident, Severity, Snapshot};
 use crate::exporters::catalogue::Facts;
-use crate::limit::{Limiter, Scope, Timestamp};
+use crate::limit::{Amount, Scope, Timestamp};
 use crate::route::Owner;
 use maud::{DOCTYPE, Markup, html};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -104,7 +104,7 @@ fn alerts(snapshot: &Snapshot, facts: &Facts) -> Markup {
     html! {
         @if !snapshot.alerts.is_empty() {
             ul.alerts aria-label="Alerts that are up" aria-live="polite" {
-                @for alert in snapshot.alerts.iter().take(OWNERS) { (alert_line(alert, facts)) }
+                @for alert in state::by_urgency(snapshot).into_iter().take(OWNERS) { (alert_line(alert, facts)) }
             }
         }
     }
@@ -159,7 +159,6 @@ fn table(buckets: &[&BucketView], now: Timestamp) -> Markup {
 }
 
 fn row(bucket: &BucketView, now: Timestamp) -> Markup {
-    let unit = if bucket.limiter == Limiter::SPEND { " US cents" } else { "" };
     html! {
         tr {
             th scope="row" {
@@ -174,11 +173,7 @@ fn row(bucket: &BucketView, now: Timestamp) -> Markup {
             }
             td.n data-label="Used" { (bar(bucket)) }
             td.n data-label="Left" {
-                @match (bucket.remaining, bucket.limit) {
-                    (Some(left), Some(limit)) => { (left.get()) " of " (limit.get()) (unit) },
-                    (None, Some(limit)) => { "? of " (limit.get()) (unit) },
-                    _ => "not known",
-                }
+                (left(bucket).as_deref().unwrap_or("not known"))
             }
             td.n data-label="Empty in" {
                 @match bucket.empty_in {
@@ -192,6 +187,10 @@ fn row(bucket: &BucketView, now: Timestamp) -> Markup {
             td.n data-label="Seen" { (since(bucket.observed)) " ago" }
         }
     }
+}
+
+fn left(bucket: &BucketView) -> Option<String> {
+    state::left(bucket.limiter.as_str(), bucket.remaining.map(Amount::get), bucket.limit.map(Amount::get))
 }
 
 fn level(used: f64) -> &'static str {

@@ -1,7 +1,7 @@
 //! What `plimsoll top` shows, as lines. Text of headers and configurations is cut of everything that a terminal would
 //! obey before it gets here.
 
-use crate::admin::state::{AlertRow, BucketRow, LOAD_LINE, NEARLY, OwnerRow, State};
+use crate::admin::state::{self, AlertRow, BucketRow, LOAD_LINE, NEARLY, OwnerRow, State};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Modifier, Style};
@@ -10,6 +10,8 @@ use ratatui::widgets::Paragraph;
 
 /// Cells of a bucket's bar.
 const BAR: usize = 16;
+/// How far to the right a line goes on.
+const INDENT: usize = 4;
 
 /// What is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +75,9 @@ impl Screen {
 
     /// Draws it.
     pub(super) fn draw(&mut self, frame: &mut Frame<'_>) {
-        let lines = lines(&self.state, self.view);
+        let width = frame.area().width;
+        let lines: Vec<_> =
+            lines(&self.state, self.view).iter().flat_map(|line| wrapped(line, width)).collect();
         let [head, main, foot] =
             Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(1)])
                 .areas(frame.area());
@@ -113,7 +117,7 @@ pub(super) fn plain(state: &State) -> String {
         out.push('\n');
         for line in lines(state, view) {
             let text: String = line.spans.iter().map(|span| span.content.as_ref()).collect();
-            out.push_str(text.trim_end());
+            out.push_str(text.replace('\u{a0}', " ").trim_end());
             out.push('\n');
         }
         out.push('\n');
@@ -170,24 +174,54 @@ fn bucket_line(bucket: &BucketRow, now: f64) -> Line<'static> {
     let name = clean(&format!("{}{window}{own}", bucket.limiter));
     let used =
         bucket.utilization.map_or_else(|| "   ?".to_owned(), |used| format!("{:>3.0} %", used * 100.0));
-    let left = match (bucket.remaining, bucket.limit) {
-        (Some(left), Some(limit)) => format!("{left} of {limit}"),
-        (None, Some(limit)) => format!("? of {limit}"),
-        _ => String::new(),
-    };
+    let left = state::left(&bucket.limiter, bucket.remaining, bucket.limit).unwrap_or_default();
     let empty = bucket.empty_in.map(|secs| format!("empty in {}", span(secs))).unwrap_or_default();
     let full = bucket.resets.filter(|at| *at > now).map(|at| format!("full in {}", span(at - now)));
     let about = [Some(bucket.model.as_str()), bucket.region.as_deref()].into_iter().flatten();
     let about = clean(&about.filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" "));
     let style = bucket.utilization.map_or_else(dim, level);
     Line::from(vec![
-        Span::raw(format!("  {name:<24} ")),
+        Span::raw(format!("  {:<24} ", together(&name))),
         Span::styled(bar(bucket.utilization), style),
-        Span::styled(format!(" {used:>5}  "), style),
-        Span::raw(format!("{left:<20} {:<14} ", full.unwrap_or_default())),
-        Span::styled(format!("{empty:<15} "), level(1.0)),
+        Span::styled(format!(" {:>5}  ", together(&used)), style),
+        Span::styled(format!("{:<15} ", together(&empty)), level(1.0)),
+        Span::raw(format!("{:<20} ", together(&left))),
+        Span::raw(format!("{:<14} ", together(&full.unwrap_or_default()))),
         Span::styled(about, dim()),
     ])
+}
+
+/// Words that are not torn apart where a line is too long.
+fn together(text: &str) -> String {
+    text.replace(' ', "\u{a0}")
+}
+
+/// A line that is too long goes on in the next, a little to the right.
+fn wrapped(line: &Line<'static>, width: u16) -> Vec<Line<'static>> {
+    let width = usize::from(width).max(INDENT + 1);
+    let cells: Vec<_> = line.styled_graphemes(Style::new()).collect();
+    let (mut lines, mut rest) = (Vec::new(), cells.as_slice());
+    loop {
+        let indent = if lines.is_empty() { 0 } else { INDENT };
+        let mut used = indent;
+        let fits = rest.iter().take_while(|cell| {
+            used += Span::raw(cell.symbol).width();
+            used <= width
+        });
+        let fits = fits.count().max(1).min(rest.len());
+        // At a blank, if one is there: blanks at the end of a line are nothing.
+        let blank = rest[..fits].iter().rposition(|cell| cell.symbol == " ").filter(|at| *at > INDENT);
+        let end = if fits == rest.len() { fits } else { blank.unwrap_or(fits) };
+        let mut spans = vec![Span::raw(" ".repeat(indent))];
+        spans.extend(rest[..end].iter().map(|cell| Span::styled(cell.symbol.to_owned(), cell.style)));
+        lines.push(Line::from(spans));
+        rest = &rest[end..];
+        let blanks = rest.iter().take_while(|cell| cell.symbol == " ").count();
+        rest = &rest[blanks..];
+        if rest.is_empty() {
+            return lines;
+        }
+    }
 }
 
 /// The used part, with the load line where it is not reached.
@@ -373,6 +407,21 @@ mod tests {
         screen.show(View::Incidents);
         insta::assert_snapshot!(drawn(&mut screen));
         insta::assert_snapshot!(plain(&state()));
+    }
+
+    #[test]
+    fn on_a_narrow_terminal_nothing_is_cut_off_and_numbers_stay_whole() {
+        let mut screen = Screen::new(state());
+        for width in [30, 60, 80] {
+            let mut terminal = Terminal::new(TestBackend::new(width, 40)).unwrap();
+            terminal.draw(|frame| screen.draw(frame)).unwrap();
+            let text = terminal.backend().to_string().replace('\u{a0}', " ");
+            for whole in
+                ["empty in 12 s", "42,000 of 60,000", "full in 30 s", "claude-opus-5-5", "7 more buckets"]
+            {
+                assert!(text.contains(whole), "{whole} at {width}: {text}");
+            }
+        }
     }
 
     #[test]
