@@ -16,6 +16,8 @@ runbooks![
     "PlimsollExportFailing",
     "PlimsollFolded",
     "PlimsollHeadersMissing",
+    "PlimsollNoResponse",
+    "PlimsollObservationsLost",
     "PlimsollOwnerUnknown",
     "PlimsollRouteChanged",
     "PlimsollSourceDown",

@@ -48,7 +48,7 @@ fn table() -> Panel {
         24,
         9,
         vec![
-            Query(by_source("max", &catalogue::SOURCE_UP), "__auto"),
+            Query(by_source("min", &catalogue::SOURCE_UP), "__auto"),
             Query(format!("time() - {}", by_source("max", &catalogue::SOURCE_TIME)), "__auto"),
             Query(by_source("max", &catalogue::INTERVAL), "__auto"),
             Query(by_source("max", &catalogue::POLL_TIME), "__auto"),
@@ -68,9 +68,9 @@ fn sources() -> Vec<Panel> {
         .none("none"),
         Panel::stat(
             "Sources that fail",
-            "Sources that no sidecar can read (PlimsollSourceDown).",
+            "Sources that a sidecar or a poller cannot read. A poller of the same name may still read one: PlimsollSourceDown says when nobody does.",
             "short",
-            format!("sum({} == bool 0)", by_source("max", &catalogue::SOURCE_UP)),
+            format!("sum({} == bool 0)", by_source("min", &catalogue::SOURCE_UP)),
         )
         .levels(Levels::Zero)
         .none("none"),

@@ -51,14 +51,30 @@ fn source() -> Value {
     json!({"type": "prometheus", "uid": "${datasource}"})
 }
 
+/// Where the owner's label stands in queries of alerts and their legends.
+const OWNER: &str = "%OWNER%";
+
+fn named(value: Value, owner_label: &str) -> Value {
+    match value {
+        Value::String(text) => Value::String(text.replace(OWNER, owner_label)),
+        Value::Array(all) => all.into_iter().map(|one| named(one, owner_label)).collect(),
+        Value::Object(all) => all.into_iter().map(|(key, one)| (key, named(one, owner_label))).collect(),
+        other => other,
+    }
+}
+
 /// The address of a dashboard of ours, with its time and data source.
 fn link_to(name: &str, more: &str) -> String {
     format!("/d/plimsoll-{name}?${{__url_time_range}}&${{datasource:queryparam}}{more}")
 }
 
 impl Dashboard {
-    /// It, as Grafana reads it.
-    pub fn json(&self) -> Value {
+    /// It, as Grafana reads it. Alerts carry their owner in the label of this name (`alerts.owner_label`).
+    pub fn json(&self, owner_label: &str) -> Value {
+        named(self.template(), owner_label)
+    }
+
+    fn template(&self) -> Value {
         json!({
             "uid": format!("plimsoll-{}", self.name),
             "title": self.title,
@@ -117,7 +133,7 @@ impl Dashboard {
                 "red",
                 alerts.to_owned(),
                 "{{alertname}}",
-                "{{owner}} {{limiter}} {{window}} {{model}}",
+                "{{%OWNER%}} {{limiter}} {{window}} {{model}}",
             ),
             mark(
                 "Route changes during an incident",

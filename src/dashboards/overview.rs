@@ -28,9 +28,9 @@ pub(super) fn numbers(select: &Select) -> [Panel; 3] {
     [
         Panel::stat(
             "Fullest bucket",
-            "The largest used part of any bucket within the last 60 s: 100 % is empty. Orange from 80 % and red from 95 %, as the alerts PlimsollBucketPressure and PlimsollBucketExhausting.",
+            "The largest used part of any bucket within the last 60 s, or now where sidecars count it themselves: 100 % is empty. Orange from 80 % and red from 95 %, as the alerts PlimsollBucketPressure and PlimsollBucketExhausting.",
             "percentunit",
-            format!("max({})", select.of(&catalogue::PEAK)),
+            format!("max({})", select.fullest(&catalogue::PEAK)),
         )
         .levels(Levels::Used)
         .none("no bucket known"),
@@ -68,7 +68,7 @@ fn worst(select: &Select) -> Vec<Panel> {
         "percentunit",
         8,
         10,
-        vec![Query(format!("topk(10, {})", select.worst("max", &catalogue::PEAK)), BUCKET_LEGEND)],
+        vec![Query(format!("topk(10, {})", select.fullest(&catalogue::PEAK)), BUCKET_LEGEND)],
     )
     .levels(Levels::Used)
     .by_kind();
@@ -77,7 +77,7 @@ fn worst(select: &Select) -> Vec<Panel> {
 
 /// The used part of every bucket with whom to call; of an owner that is not configured nobody is known.
 fn with_contact(select: &Select) -> String {
-    let peak = select.worst("max", &catalogue::PEAK);
+    let peak = select.fullest(&catalogue::PEAK);
     let owner = names(&[key::OWNER, key::OWNER_KIND]);
     let contact = names(&[key::RUNBOOK, key::CONTACT]);
     let info = select.of(&catalogue::OWNER_INFO);
@@ -114,14 +114,14 @@ fn buckets(select: &Select) -> Panel {
     ];
     Panel::new(
         "Buckets, fullest first",
-        "Every bucket with its owner: how full, when empty, when last read, whom to call. A bucket without a level was not read for longer than it takes to refill. Every sidecar sees the same bucket of an account, so the fullest view is taken, never the sum. Scope local: the share that one sidecar counted; the fleet rules add these.",
+        "Every bucket with its owner: how full, when empty, when last read, whom to call. A bucket without a level was not read for longer than it takes to refill. Every sidecar sees the same bucket of an account, so the fullest view is taken, never the sum. Scope local: what the sidecars counted themselves, added up.",
         Form::Table(columns, "Peak, last 60 s"),
         "percentunit",
         16,
         10,
         vec![
             Query(with_contact(select), "__auto"),
-            Query(select.worst("max", &catalogue::UTILIZATION), "__auto"),
+            Query(select.fullest(&catalogue::UTILIZATION), "__auto"),
             Query(select.worst("min", &catalogue::EXHAUSTION), "__auto"),
             Query(format!("time() - {}", select.worst("max", &catalogue::OBSERVED)), "__auto"),
         ],
@@ -140,9 +140,9 @@ fn alerts() -> Panel {
         24,
         7,
         vec![Query(
-            "count by (alertname, owner, limiter, window, model) (ALERTS{alertname=~\"Plimsoll.*\", alertstate=\"firing\", owner=~\"$owner\"})"
+            "count by (alertname, %OWNER%, limiter, window, model) (ALERTS{alertname=~\"Plimsoll.*\", alertstate=\"firing\", %OWNER%=~\"$owner\"})"
                 .to_owned(),
-            "{{alertname}} {{owner}} {{limiter}} {{window}} {{model}}",
+            "{{alertname}} {{%OWNER%}} {{limiter}} {{window}} {{model}}",
         )],
     )
 }
@@ -155,7 +155,7 @@ fn levels() -> Vec<Panel> {
             "Peak of the last 60 s",
             "Largest used part of each bucket within the last 60 s. It shows what happens between two scrapes. Dashed: 80 % (warning) and 95 % (critical).",
             "percentunit",
-            Query(SELECT.worst("max", &catalogue::PEAK), BUCKET_LEGEND),
+            Query(SELECT.fullest(&catalogue::PEAK), BUCKET_LEGEND),
         )
         .levels(Levels::Used)
         .by_kind(),
@@ -178,7 +178,7 @@ pub(super) fn used_now(select: &Select) -> Panel {
         "Used now",
         "Used part of each bucket: 0 % is full, 100 % is empty, more is over the limit. Between answers it sinks by the bucket's refill.",
         "percentunit",
-        Query(select.worst("max", &catalogue::UTILIZATION), BUCKET_LEGEND),
+        Query(select.fullest(&catalogue::UTILIZATION), BUCKET_LEGEND),
     )
     .levels(Levels::Used)
     .by_kind()

@@ -32,7 +32,7 @@ fn firing() -> Panel {
         "Alerts that fire",
         "Alerts on this owner's limits that fire, as Prometheus' rules decide.",
         "short",
-        "count(ALERTS{alertname=~\"Plimsoll.*\", alertstate=\"firing\", owner=~\"$owner\"})".to_owned(),
+        "count(ALERTS{alertname=~\"Plimsoll.*\", alertstate=\"firing\", %OWNER%=~\"$owner\"})".to_owned(),
     )
     .levels(Levels::Zero)
     .none("none")
@@ -97,7 +97,7 @@ fn buckets() -> Panel {
         24,
         9,
         vec![
-            query(SELECT.worst("max", &catalogue::UTILIZATION)),
+            query(SELECT.fullest(&catalogue::UTILIZATION)),
             query(SELECT.worst("max", &catalogue::LIMIT)),
             query(SELECT.worst("min", &catalogue::REMAINING)),
             query(SELECT.worst("min", &catalogue::EXHAUSTION)),

@@ -135,6 +135,17 @@ impl Select {
         sum(by, &format!("increase({}[$__rate_interval])", self.of(metric)))
     }
 
+    /// The used part of buckets, by this metric. Of an account every sidecar sees the same bucket, so the fullest view is
+    /// taken; where each counts its own share alone (scope `local`) the shares add up, as in the rules that alert.
+    pub(super) fn fullest(&self, metric: &Metric) -> String {
+        let (seen, counted) = (
+            self.with(metric, "plimsoll_scope!=\"local\""),
+            self.with(&catalogue::UTILIZATION, "plimsoll_scope=\"local\""),
+        );
+        let by = names(BUCKET);
+        format!("(max by ({by}) ({seen})\nor\nsum by ({by}) ({counted}))")
+    }
+
     /// A gauge of buckets: every sidecar sees the same one, so the fullest view is taken and never the sum.
     pub(super) fn worst(&self, function: &str, metric: &Metric) -> String {
         format!("{function} by ({}) ({})", names(BUCKET), self.of(metric))

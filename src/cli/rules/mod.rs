@@ -33,7 +33,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 0.8, value_name = "PART")]
     spend: f64,
     /// Print the alerts for Grafana's provisioning instead, for the data source with this uid.
-    #[arg(long, value_name = "UID")]
+    #[arg(long, value_name = "UID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     grafana: Option<String>,
 }
 
