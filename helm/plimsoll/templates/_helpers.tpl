@@ -27,12 +27,45 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
 {{- define "plimsoll.releaseLabels" -}}
+{{- include "plimsoll.refuseKeys" (dict "given" .Values.commonLabels "path" "commonLabels" "taken" (append (include "plimsoll.ownLabels" . | splitList " ") "app.kubernetes.io/component")) -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- with .Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{- define "plimsoll.ownLabels" -}}
+app.kubernetes.io/name app.kubernetes.io/instance app.kubernetes.io/version app.kubernetes.io/managed-by helm.sh/chart
+{{- end -}}
+
+{{/*
+A key that the chart writes itself would stand there twice: YAML refuses that or takes the last one, which no
+selector finds then. Takes {given, path, taken}.
+*/}}
+{{- define "plimsoll.refuseKeys" -}}
+{{- $path := .path -}}
+{{- $taken := .taken -}}
+{{- range $key, $_ := .given -}}
+{{- if has $key $taken -}}
+{{- fail (printf "%s: %s is set by the chart already; leave it out" $path $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels of pods beside those of the selector. Takes {root, given, path, taken}; what is given wins over commonLabels. */}}
+{{- define "plimsoll.podLabels" -}}
+{{- include "plimsoll.refuseKeys" . -}}
+{{- with merge (deepCopy .given) .root.Values.commonLabels -}}
+{{- toYaml . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels of what is for the Prometheus Operator and Grafana. Takes {root, given, path}. */}}
+{{- define "plimsoll.monitoringLabels" -}}
+{{- include "plimsoll.refuseKeys" (dict "given" .given "path" .path "taken" (include "plimsoll.ownLabels" .root | splitList " ")) -}}
+{{- toYaml (merge (deepCopy .given) (fromYaml (include "plimsoll.labels" .root))) -}}
 {{- end -}}
 
 {{/*
@@ -106,7 +139,7 @@ in the log, and never a call.
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- include "plimsoll.inPod" (dict "config" $config "path" "config") -}}
+{{- include "plimsoll.inPod" (dict "root" . "config" $config "path" "config" "mounts" .Values.extraVolumeMounts "env" .Values.extraEnv "own" "") -}}
 {{- end -}}
 
 {{/*
@@ -131,13 +164,14 @@ these come from `.Values.config`, each unless `poller.config` has it; nothing el
 {{- if not (pick ($config.pollers | default dict) "anthropic" "aws" "google" "gateways") -}}
 {{- fail "poller.config.pollers: nothing is asked for; name anthropic, aws, google or gateways, or set poller.enabled: false" -}}
 {{- end -}}
-{{- include "plimsoll.inPod" (dict "config" $config "path" "poller.config") -}}
+{{- $mounts := concat .Values.extraVolumeMounts .Values.poller.extraVolumeMounts -}}
+{{- $env := concat .Values.extraEnv .Values.poller.extraEnv -}}
+{{- include "plimsoll.inPod" (dict "root" . "config" $config "path" "poller.config" "mounts" $mounts "env" $env "own" "poller.") -}}
 {{- end -}}
 
 {{/*
-What holds in every pod. Takes {config, path}: the path is what messages call it. The metrics port must answer
-on the pod's address, because the kubelet and Prometheus come from outside. What the program would refuse
-in the pod, where only its log says why, is refused here.
+What holds in every pod. Takes what plimsoll.check takes. The metrics port must answer on the pod's address,
+because the kubelet and Prometheus come from outside.
 */}}
 {{- define "plimsoll.inPod" -}}
 {{- $config := .config -}}
@@ -164,6 +198,7 @@ in the pod, where only its log says why, is refused here.
 {{- if and $admin.bind (not (include "plimsoll.loopback" $admin.bind)) (not $admin.token) -}}
 {{- fail (printf "%s.admin.token: %s is reached from other pods, so callers must show a token; set token.file or token.env, or bind admin to 127.0.0.1" $path $admin.bind) -}}
 {{- end -}}
+{{- include "plimsoll.check" . -}}
 {{- toYaml $config -}}
 {{- end -}}
 
@@ -190,10 +225,7 @@ is for `kubectl port-forward`.
 {{- $found = append $found (dict "kind" "source" "name" "als" "bind" .bind "app" "kubernetes.io/h2c") -}}
 {{- end -}}
 {{- if hasKey $sources "otlp" -}}
-{{- $otlp := $sources.otlp | default dict -}}
-{{- if not (or $otlp.grpc $otlp.http) -}}
-{{- $otlp = dict "grpc" "127.0.0.1:4317" "http" "127.0.0.1:4318" -}}
-{{- end -}}
+{{- $otlp := fromJson (include "plimsoll.otlpBinds" $sources.otlp) -}}
 {{- with $otlp.grpc -}}
 {{- $found = append $found (dict "kind" "source" "name" "otlp-grpc" "bind" . "app" "kubernetes.io/h2c") -}}
 {{- end -}}
@@ -241,6 +273,16 @@ Port names are at most 15 characters long. They are the same in every form, so t
 finds sidecars, standalone hops and pollers alike.
 */}}
 {{- define "plimsoll.metricsPortName" -}}plimsoll-metric{{- end -}}
+
+{{/*
+"true" where nothing reads the configuration: no pod of this release does, and no chart has this one as a
+dependency, whose pods could. Such a release is for the monitoring of others.
+*/}}
+{{- define "plimsoll.monitoringOnly" -}}
+{{- $monitoring := .Values.monitoring -}}
+{{- $some := or $monitoring.podMonitor.enabled $monitoring.prometheusRule.enabled $monitoring.dashboards.enabled -}}
+{{- if and $some .Chart.IsRoot (not (or .Values.standalone.enabled .Values.poller.enabled)) -}}true{{- end -}}
+{{- end -}}
 
 {{/* The label that carries the owner in alerts: one setting for the sidecar and for the rules. */}}
 {{- define "plimsoll.ownerLabel" -}}
