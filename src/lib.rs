@@ -38,3 +38,4 @@ pub mod seen;
 pub mod shared_limits;
 pub mod stats;
 pub mod stop;
+mod text;

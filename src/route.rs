@@ -235,9 +235,9 @@ impl ModelGroup {
         Self("_other".into())
     }
 
-    /// A group by a name of ours: control characters dropped, cut at [`Self::MAX_LEN`].
+    /// A group by a name of ours: control characters and others that are not seen dropped, cut at [`Self::MAX_LEN`].
     pub fn named(name: &str) -> Self {
-        let clean: String = name.chars().filter(|c| !c.is_control()).take(Self::MAX_LEN).collect();
+        let clean: String = name.chars().filter(|c| !crate::text::unseen(*c)).take(Self::MAX_LEN).collect();
         Self(clean.into())
     }
 
@@ -248,7 +248,7 @@ impl ModelGroup {
 
     /// The group a model id belongs to when nothing is configured: the id without its date suffix
     /// (`claude-opus-4-5-20251101` and `claude-opus-4-5` are one model), control characters
-    /// dropped, cut at [`Self::MAX_LEN`].
+    /// and others that are not seen dropped, cut at [`Self::MAX_LEN`].
     pub fn of_model(id: &str) -> Self {
         let id = match id.rsplit_once(['-', '@']) {
             Some((head, date)) if date.len() == 8 && date.bytes().all(|b| b.is_ascii_digit()) => head,

@@ -3,8 +3,8 @@
 //!
 //! On loopback by default, and any other address needs a token. The `host` header must name us, or
 //! a page in somebody's browser could reach the port by a name that points to 127.0.0.1 (DNS
-//! rebinding). A browser may also post to it without being asked: so a report must say that it is JSON, which
-//! a page can say only after it was allowed to, and nothing from a page (`origin`) is taken.
+//! rebinding). A browser may also post to it without being asked: so nothing that a page sends (`origin`) changes
+//! anything here, and a report must say that it is JSON, which a page can say only after it was allowed to.
 
 use super::incidents::Desk;
 use super::page;
@@ -169,6 +169,10 @@ impl Site {
         if let Some(refusal) = self.refused(request.headers()) {
             return refusal;
         }
+        // Our own page posts nothing.
+        if request.method() == Method::POST && request.headers().contains_key(header::ORIGIN) {
+            return plain(StatusCode::FORBIDDEN, "A page in a browser changes and reports nothing here.\n");
+        }
         match (request.method(), request.uri().path()) {
             (&Method::POST, "/v1/observations") => self.observations(request).await,
             (_, "/v1/observations") => plain(StatusCode::METHOD_NOT_ALLOWED, "POST it.\n"),
@@ -206,9 +210,6 @@ impl Site {
         {
             let text = "Reports are JSON: send `content-type: application/json` (or application/x-ndjson).\n";
             return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
-        }
-        if request.headers().contains_key(header::ORIGIN) {
-            return plain(StatusCode::FORBIDDEN, "No page in a browser reports here.\n");
         }
         let body = Limited::new(request.into_body(), MAX_BODY).collect();
         let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
@@ -261,9 +262,13 @@ impl Site {
     fn may(&self, headers: &HeaderMap) -> bool {
         let Some(token) = &self.token else { return true };
         let Some(shown) = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes) else { return false };
-        let basic = shown.strip_prefix(b"Basic ").and_then(|encoded| BASE64_STANDARD.decode(encoded).ok());
+        let Some((scheme, shown)) = shown.split_at_checked(6) else { return false };
+        // The names of schemes have no case (RFC 9110, 11.1).
+        let basic =
+            scheme.eq_ignore_ascii_case(b"basic ").then(|| BASE64_STANDARD.decode(shown).ok()).flatten();
         let password = basic.as_deref().and_then(|pair| pair.splitn(2, |b| *b == b':').nth(1));
-        let shown = shown.strip_prefix(b"Bearer ").or(password);
+        let bearer = scheme.eq_ignore_ascii_case(b"bearer").then(|| shown.strip_prefix(b" ")).flatten();
+        let shown = bearer.or(password);
         shown.is_some_and(|shown| verify_slices_are_equal(shown, token.expose_secret().as_bytes()).is_ok())
     }
 }
@@ -308,5 +313,20 @@ mod tests {
         };
         assert!(site.may(&basic("anybody:secret")), "a browser's way");
         assert!(!site.may(&basic("secret:")) && !site.may(&basic("secret")));
+        let shown = |value: &'static str| {
+            HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(value))])
+        };
+        assert!(site.may(&shown("bearer secret")) && site.may(&shown("BEARER secret")));
+        assert!(!["Bearer", "Bearersecret", "secret", ""].into_iter().any(|value| site.may(&shown(value))));
+    }
+
+    #[tokio::test]
+    async fn a_page_of_somebody_elses_changes_nothing() {
+        let from =
+            |origin: &str| Request::post("/-/reload").header("host", "localhost").header("origin", origin);
+        for origin in ["https://evil.example", "http://localhost:1", "null"] {
+            let request = from(origin).body(Full::<Bytes>::default()).unwrap();
+            assert_eq!(site(None).answer(request).await.status(), StatusCode::FORBIDDEN, "{origin}");
+        }
     }
 }

@@ -44,10 +44,16 @@ impl Desk {
     /// `GET /v1/state`: what the page shows.
     pub(super) fn state(&self) -> Response<Full<Bytes>> {
         let snapshot = self.snapshots.borrow().clone();
-        match serde_json::to_string(&super::state::State::of(&snapshot, &self.facts)) {
+        match serde_json::to_string(&super::state::State::of(&self.seen(&snapshot))) {
             Ok(text) => typed("application/json", text),
             Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "The state could not be written.\n"),
         }
+    }
+
+    /// A snapshot with what makes it readable.
+    pub(super) fn seen<'a>(&'a self, snapshot: &'a Snapshot) -> super::state::Seen<'a> {
+        let external_url = self.external_url.as_deref();
+        super::state::Seen { snapshot, facts: &self.facts, external_url }
     }
 
     /// `GET /v1/incidents`.

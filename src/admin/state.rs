@@ -25,6 +25,17 @@ pub(crate) const LOAD_LINE: f64 = 0.8;
 /// From here on it is nearly empty.
 pub(crate) const NEARLY: f64 = 0.95;
 
+/// What is shown, and by which it is made readable.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen<'a> {
+    /// What the engine knows.
+    pub(crate) snapshot: &'a Snapshot,
+    /// The configured owners, and counters about ourselves.
+    pub(crate) facts: &'a Facts,
+    /// Where people reach this sidecar.
+    pub(crate) external_url: Option<&'a str>,
+}
+
 /// The state, as `GET /v1/state` gives it. Times are Unix seconds, spans are seconds.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct State {
@@ -159,13 +170,14 @@ pub struct SourceRow {
 
 impl State {
     /// The state that a snapshot shows.
-    pub fn of(snapshot: &Snapshot, facts: &Facts) -> Self {
+    pub(crate) fn of(seen: &Seen<'_>) -> Self {
+        let (snapshot, facts) = (seen.snapshot, seen.facts);
         let owners = by_owner(snapshot);
         let mut room = OF_ALL;
         let rows = owners.iter().take(OWNERS).map(|(owner, buckets)| {
             let take = buckets.len().min(OF_OWNER).min(room);
             room -= take;
-            owner_row(owner, buckets, take, facts)
+            owner_row(owner, buckets, take, seen)
         });
         let rows = rows.collect();
         let mut incidents: Vec<IncidentRow> =
@@ -215,11 +227,11 @@ fn worst(bucket: &BucketView) -> f64 {
     bucket.utilization.map_or(-1.0, |used| used + soon)
 }
 
-/// The owner's own runbook; else the public one of its kind (the metrics port serves it too, perhaps on another address).
-pub(super) fn runbook(owner: &Owner, facts: &Facts) -> String {
-    let owners = facts.owners.load();
+/// The owner's own runbook; else this one, where people reach this sidecar if that is known, and in public if not.
+pub(super) fn runbook(owner: &Owner, runbook: &str, seen: &Seen<'_>) -> String {
+    let owners = seen.facts.owners.load();
     let own = owners.get(&owner.id).and_then(|rule| rule.runbook_url.clone());
-    own.unwrap_or_else(|| guidance::runbook_url(None, guidance::of_kind(owner.kind).runbook))
+    own.unwrap_or_else(|| guidance::runbook_url(seen.external_url, runbook))
 }
 
 /// What is left of a bucket, for people: "5,170 of 60,000"; money in dollars. Nothing, if nothing is known of it.
@@ -280,13 +292,13 @@ pub(super) fn sources(snapshot: &Snapshot, facts: &Facts) -> Vec<SourceRow> {
     [hop].into_iter().chain(fed).chain(polled).collect()
 }
 
-fn owner_row(owner: &Owner, buckets: &[&BucketView], take: usize, facts: &Facts) -> OwnerRow {
-    let owners = facts.owners.load();
+fn owner_row(owner: &Owner, buckets: &[&BucketView], take: usize, seen: &Seen<'_>) -> OwnerRow {
+    let owners = seen.facts.owners.load();
     OwnerRow {
         owner: owner.id.as_str().to_owned(),
         owner_kind: owner.kind.as_str().to_owned(),
         contact: owners.get(&owner.id).and_then(|rule| rule.contact.clone()),
-        runbook_url: runbook(owner, facts),
+        runbook_url: runbook(owner, guidance::of_kind(owner.kind).runbook, seen),
         buckets: buckets[..take].iter().map(|bucket| bucket_row(bucket)).collect(),
         more: buckets.len() - take,
     }

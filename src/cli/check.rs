@@ -146,6 +146,40 @@ fn polled(config: &Config) -> Vec<String> {
     all
 }
 
+/// Owners that can never be found, or that will be shown as one where they are several.
+fn owner_notes(config: &Config) -> Vec<String> {
+    let sources = &config.sources;
+    let hop = config.routes().map(|route| route.name.as_str());
+    let told = sources.places.rules.iter().map(|rule| rule.place.route.as_str());
+    let gateways = config.pollers.gateways.iter().filter_map(|gateway| gateway.route.as_deref());
+    // What no rule places bears its source's name as its route.
+    let tails = sources.tails.iter().map(|tail| &*tail.name);
+    let routes: Vec<&str> = hop.chain(told).chain(gateways).chain(tails).collect();
+    let unplaced = ["report", "otlp", "envoy_als"];
+    let mut notes = Vec::new();
+    for owner in config.owners.iter() {
+        let found = |name: &&str| owner.routes.iter().any(|pattern| pattern.matches(name));
+        if !owner.routes.is_empty() && !routes.iter().chain(&unplaced).any(found) {
+            notes.push(format!(
+                "owner {} matches no route of this configuration; there are: {}",
+                owner.id,
+                routes.join(", ")
+            ));
+        }
+        let clouds = !config.pollers.aws.is_empty()
+            || !config.pollers.google.is_empty()
+            || config.pollers.limits.is_some();
+        if clouds && owner.projects.len() > 1 {
+            notes.push(format!(
+                "owner {} has several accounts or projects; labels tell only owners apart, so what they draw adds up \
+                 as if they shared one limit. Give each an owner of its own.",
+                owner.id
+            ));
+        }
+    }
+    notes
+}
+
 fn summary(config: &Config) -> String {
     let mut out = String::from("The configuration is valid.\n");
     // Writing to a string cannot fail.
@@ -187,8 +221,41 @@ fn summary(config: &Config) -> String {
             route.name
         ));
     }
+    for note in owner_notes(config) {
+        line(format!("  note: {note}"));
+    }
     if config.external_url.is_none() && !urls.is_empty() {
         line("  note: without `external_url` alerts link to the public runbooks.".to_owned());
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(yaml: &str) -> String {
+        summary(&Config::parse(yaml, &|_| None).unwrap())
+    }
+
+    #[test]
+    fn an_owner_that_cannot_be_found_is_named_with_what_there_is() {
+        let said_of =
+            |routes: &str| said(&format!("owners: [{{name: search, match: {{routes: [{routes}]}}}}]\n"));
+        assert!(
+            said_of("nonexistent")
+                .contains("owner search matches no route of this configuration; there are: anthropic")
+        );
+        for there in ["anthropic", "anth*", "report"] {
+            assert!(!said_of(there).contains("matches no route"), "{there}");
+        }
+    }
+
+    #[test]
+    fn several_accounts_of_one_owner_are_told_of() {
+        let several = "owners: [{name: ml, match: {projects: [a, b]}}]\n";
+        assert!(!said(several).contains("several accounts"), "no quota is known of them");
+        let polled = format!("{several}pollers: {{limits: {{url: 'http://plimsoll-poller:9429'}}}}\n");
+        assert!(said(&polled).contains("owner ml has several accounts or projects"), "{}", said(&polled));
+    }
 }

@@ -1,9 +1,9 @@
 //! `plimsoll evidence`: the packet of an incident, asked of a running sidecar's admin port.
 
+use super::ask::{Admin, AdminArg};
 use super::{ConfigArg, load, print, runtime, say};
 use clap::ValueEnum;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use secrecy::ExposeSecret;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -25,9 +25,8 @@ pub(super) struct Args {
     /// How the packet is written.
     #[arg(long, value_enum, default_value = "md")]
     format: Format,
-    /// The admin port of the sidecar; by default where the configuration puts it.
-    #[arg(long, value_name = "URL", env = "PLIMSOLL_ADMIN_URL")]
-    admin: Option<String>,
+    #[command(flatten)]
+    admin: AdminArg,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum, PartialEq, Eq)]
@@ -53,13 +52,12 @@ pub(super) fn main(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let base = args.admin.clone().unwrap_or_else(|| format!("http://{}", config.admin.bind));
-    let token = config.admin.token.as_ref().map(ExposeSecret::expose_secret);
+    let admin = Admin::of(&args.admin, &config);
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(code) => return code,
     };
-    match runtime.block_on(ask(args, base.trim_end_matches('/'), token)) {
+    match runtime.block_on(ask(args, &admin)) {
         Ok(text) => {
             print(text.trim_end());
             ExitCode::SUCCESS
@@ -71,7 +69,7 @@ pub(super) fn main(args: &Args) -> ExitCode {
     }
 }
 
-async fn ask(args: &Args, base: &str, token: Option<&str>) -> Result<String, String> {
+async fn ask(args: &Args, admin: &Admin) -> Result<String, String> {
     let path = if args.list { "/v1/incidents" } else { "/v1/evidence" };
     let mut query: Vec<String> = Vec::new();
     for (name, value) in [("incident", &args.incident), ("owner", &args.owner)] {
@@ -79,19 +77,7 @@ async fn ask(args: &Args, base: &str, token: Option<&str>) -> Result<String, Str
         query.extend(value.map(|value| format!("{name}={value}")));
     }
     query.push(format!("format={}", if args.format == Format::Json { "json" } else { "md" }));
-    let url = format!("{base}{path}?{}", query.join("&"));
     let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build().map_err(|e| e.to_string())?;
-    let mut request = client.get(url);
-    if let Some(token) = token {
-        request = request.bearer_auth(token);
-    }
-    let response = request.send().await.map_err(|error| {
-        format!(
-            "no sidecar answers at {base}: {}. Is it running? --admin names another one.",
-            error.without_url()
-        )
-    })?;
-    let status = response.status();
-    let text = response.text().await.map_err(|error| error.without_url().to_string())?;
-    if status.is_success() { Ok(text) } else { Err(format!("{}: {}", status.as_u16(), text.trim())) }
+    let answer = admin.get(&client, &format!("{path}?{}", query.join("&"))).await?;
+    answer.text().await.map_err(|error| admin.gone(error))
 }

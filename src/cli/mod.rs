@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Exit codes: 0 done, 1 failed, 2 wrong usage, 78 a
 //! configuration that cannot be used (`EX_CONFIG`).
 
+mod ask;
 mod check;
 mod dashboards;
 mod demo;

@@ -4,11 +4,11 @@
 //! Claude Code runs it at every turn and waits for it: so it says what it can in a few milliseconds, and a sidecar
 //! that is not there, or is slow, costs a fraction of a second and no error. Nothing else of the JSON goes anywhere.
 
+use super::ask::{Admin, AdminArg};
 use super::{ConfigArg, load, print, say};
 use crate::claude_code::{StatusLine, WindowLine};
 use crate::clock::Clock;
 use crate::limit::Timestamp;
-use secrecy::ExposeSecret;
 use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,9 +19,8 @@ use std::time::Duration;
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigArg,
-    /// The admin port of the sidecar; by default where the configuration puts it.
-    #[arg(long, value_name = "URL", env = "PLIMSOLL_ADMIN_URL")]
-    admin: Option<String>,
+    #[command(flatten)]
+    admin: AdminArg,
     /// The route to which the windows belong, as `sources.routes` names it.
     #[arg(long)]
     route: Option<String>,
@@ -97,8 +96,7 @@ fn wait(span: Duration) -> String {
 fn tell(args: &Args, line: &StatusLine, now: Timestamp) {
     let Some(seen) = line.seen(now) else { return };
     let Ok(config) = load(args.config.config.as_deref()) else { return };
-    let base = args.admin.clone().unwrap_or_else(|| format!("http://{}", config.admin.bind));
-    let token = config.admin.token.as_ref().map(|token| token.expose_secret().to_owned());
+    let admin = Admin::of(&args.admin, &config);
     let headers: serde_json::Map<String, serde_json::Value> = seen
         .headers
         .iter()
@@ -112,11 +110,7 @@ fn tell(args: &Args, line: &StatusLine, now: Timestamp) {
     runtime.block_on(async {
         let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build();
         let Ok(client) = client else { return };
-        let mut request =
-            client.post(format!("{}/v1/observations", base.trim_end_matches('/'))).json(&report);
-        if let Some(token) = token {
-            request = request.bearer_auth(token);
-        }
+        let request = admin.request(&client, reqwest::Method::POST, "/v1/observations").json(&report);
         drop(request.send().await);
     });
 }

@@ -1,7 +1,8 @@
 //! `plimsoll tap`: calls and verdicts as they pass, asked of a running sidecar's admin port.
 
+use super::ask::{Admin, AdminArg};
 use super::{ConfigArg, load, print, runtime, say};
-use secrecy::ExposeSecret;
+use crate::text::clean;
 use serde_json::Value;
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -28,9 +29,8 @@ pub(super) struct Args {
     /// End after so many lines.
     #[arg(long, value_name = "N")]
     count: Option<usize>,
-    /// The admin port of the sidecar; by default where the configuration puts it.
-    #[arg(long, value_name = "URL", env = "PLIMSOLL_ADMIN_URL")]
-    admin: Option<String>,
+    #[command(flatten)]
+    admin: AdminArg,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -38,7 +38,7 @@ const EXAMPLES: &str = "Examples:
   plimsoll tap --verdict any --owner search     what search is refused, and whose limit it was
   plimsoll tap --json | jq .limits              the numbers
 
-It shows no prompt, no answer, no error's text and no key. A token is taken from the configuration.";
+It shows no prompt, no answer, no error's text and no key. A token is taken from the configuration, or from PLIMSOLL_ADMIN_TOKEN.";
 
 /// How long the sidecar may take to answer at all.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -50,13 +50,12 @@ pub(super) fn main(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let base = args.admin.clone().unwrap_or_else(|| format!("http://{}", config.admin.bind));
-    let token = config.admin.token.as_ref().map(ExposeSecret::expose_secret);
+    let admin = Admin::of(&args.admin, &config);
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(code) => return code,
     };
-    match runtime.block_on(follow(args, base.trim_end_matches('/'), token)) {
+    match runtime.block_on(follow(args, &admin)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             say(&problem);
@@ -65,27 +64,15 @@ pub(super) fn main(args: &Args) -> ExitCode {
     }
 }
 
-async fn follow(args: &Args, base: &str, token: Option<&str>) -> Result<(), String> {
+async fn follow(args: &Args, admin: &Admin) -> Result<(), String> {
     let client = reqwest::Client::builder().connect_timeout(CONNECT).no_proxy().build();
-    let mut request = client.map_err(|error| error.to_string())?.get(format!("{base}/v1/tap"));
-    if let Some(token) = token {
-        request = request.bearer_auth(token);
-    }
-    let gone = |error: reqwest::Error| {
-        let error = error.without_url();
-        format!("no sidecar answers at {base}: {error}. Is it running? --admin names another one.")
-    };
-    let mut answer = request.send().await.map_err(gone)?;
-    if !answer.status().is_success() {
-        let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap_or_default());
-        return Err(format!("{status}: {}", text.trim()));
-    }
+    let mut answer = admin.get(&client.map_err(|error| error.to_string())?, "/v1/tap").await?;
     if !args.json && std::io::stderr().is_terminal() {
         say("calls as they end; Ctrl-C stops");
     }
     let colour = std::io::stdout().is_terminal();
     let (mut rest, mut shown) = (Vec::new(), 0);
-    while let Some(part) = answer.chunk().await.map_err(gone)? {
+    while let Some(part) = answer.chunk().await.map_err(|error| admin.gone(error))? {
         rest.extend_from_slice(&part);
         while let Some(end) = memchr::memchr(b'\n', &rest) {
             let line: Vec<u8> = rest.drain(..=end).collect();
@@ -126,7 +113,7 @@ fn wanted(args: &Args, line: &[u8], colour: bool) -> Option<String> {
 
 /// A call on one line for a person.
 fn shown(call: &Value, colour: bool) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let text = |value: &Value| clean(value.as_str().unwrap_or("-"));
     let at = jiff::Timestamp::from_microsecond((call["t"].as_f64().unwrap_or(0.0) * 1e6) as i64);
     let at = at.map(|at| at.strftime("%H:%M:%S").to_string()).unwrap_or_default();
     let status = call["status"].as_u64().map_or_else(|| "none".to_owned(), |status| status.to_string());
@@ -136,7 +123,11 @@ fn shown(call: &Value, colour: bool) -> String {
     });
     let bucket = tightest
         .and_then(|limit| {
-            Some(format!("  {} {:.0} %", limit["limiter"].as_str()?, limit["utilization"].as_f64()? * 100.0))
+            Some(format!(
+                "  {} {:.0} %",
+                clean(limit["limiter"].as_str()?),
+                limit["utilization"].as_f64()? * 100.0
+            ))
         })
         .unwrap_or_default();
     let verdict = match call["verdict"].as_object() {
@@ -145,7 +136,7 @@ fn shown(call: &Value, colour: bool) -> String {
             "  {} of {}{} ({}): {}",
             text(&verdict["class"]),
             text(&call["owner"]),
-            verdict["limiter"].as_str().map(|limiter| format!(", {limiter}")).unwrap_or_default(),
+            verdict["limiter"].as_str().map(|limiter| format!(", {}", clean(limiter))).unwrap_or_default(),
             text(&verdict["confidence"]),
             text(&verdict["first_move"]),
         ),

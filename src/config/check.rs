@@ -29,10 +29,18 @@ const ANTHROPIC: &str = "https://api.anthropic.com";
 const MAX_ROWS: usize = 1_900;
 /// Longest URL that goes into an alert.
 const MAX_URL: usize = 1_024;
+/// Two that cannot both be listened on: the port is one, and the address too, or one stands for all of them. `::` stands
+/// for those of IPv4 as well.
+fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    let all = |one: SocketAddr, of: SocketAddr| one.ip().is_unspecified() && (one.is_ipv6() || of.is_ipv4());
+    a.port() == b.port() && (a.ip() == b.ip() || all(a, b) || all(b, a))
+}
+
 /// Most rows of totals: each has four sets of token attributes.
 const MAX_TOTALS: usize = MAX_ROWS / 4;
 /// Labels that an alert sets itself, beside the owner's two.
-const OWN_LABELS: [&str; 7] = ["alertname", "severity", "limiter", "window", "scope", "model", "region"];
+const OWN_LABELS: [&str; 8] =
+    ["alertname", "severity", "limiter", "window", "scope", "model", "region", "route"];
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -120,16 +128,16 @@ impl Checker<'_> {
         }
     }
 
-    fn listeners(&mut self, listeners: Option<Vec<wire::Listener>>, polls: bool) -> Vec<Listener> {
+    fn listeners(&mut self, listeners: Option<Spanned<Vec<wire::Listener>>>, polls: bool) -> Vec<Listener> {
         let Some(listeners) = listeners else { return vec![default_listener()] };
-        if listeners.is_empty() && !polls {
+        if listeners.value.is_empty() && !polls {
             let message =
                 "no listeners, no sources and no pollers; leave the key out for the default one, or add one";
-            self.problems.push(Problem { path: "listeners".into(), at: None, message: message.into() });
+            self.problem(&listeners, "listeners", message);
         }
         let mut names = BTreeSet::new();
         let mut checked = Vec::new();
-        for (l, listener) in listeners.into_iter().enumerate() {
+        for (l, listener) in listeners.value.into_iter().enumerate() {
             let path = format!("listeners[{l}]");
             let bind = self.bind(&listener.bind, &format!("{path}.bind"));
             if listener.routes.is_empty() {
@@ -390,14 +398,15 @@ impl Checker<'_> {
         };
         let kind_label = format!("{owner_label}_kind");
         let taken = |name: &str| OWN_LABELS.contains(&name) || name == owner_label || name == kind_label;
-        for name in alerts.labels.keys().filter(|name| !is_label_name(name) || taken(name)) {
+        let wrong = alerts.labels.iter().filter(|(name, _)| !is_label_name(name) || taken(name));
+        for (name, value) in wrong {
             let message = format!("`{name}` is no label name, or one that Plimsoll sets itself; rename it");
-            self.problems.push(Problem { path: "alerts.labels".into(), at: None, message });
+            self.problem(value, "alerts.labels", message);
         }
         Alerts {
             alertmanagers,
             owner_label,
-            labels: alerts.labels.into_iter().collect(),
+            labels: alerts.labels.into_iter().map(|(name, value)| (name, value.value)).collect(),
             hold: self.secs(&alerts.hold_secs, "alerts.hold_secs").unwrap_or(Duration::from_secs(60)),
         }
     }
@@ -476,7 +485,8 @@ impl Checker<'_> {
             self.problem(bind, path, message);
             return None;
         };
-        if let Some(other) = self.binds.get(&parsed).filter(|_| parsed.port() != 0) {
+        let taken = self.binds.iter().find(|(other, _)| parsed.port() != 0 && clash(parsed, **other));
+        if let Some((_, other)) = taken {
             let message = format!("{parsed} is taken by `{other}`; give each its own port");
             self.problem(bind, path, message);
         }

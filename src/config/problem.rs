@@ -81,8 +81,8 @@ fn of_error(error: &Error, path: String) -> Problem {
         other => other.render().lines().next().unwrap_or("cannot be read").to_owned(),
     };
     let at = error.location().and_then(place);
-    // `Spanned` shows as a last step `value` that no file has.
-    let path = path.strip_suffix(".value").unwrap_or(&path).trim_start_matches('.').to_owned();
+    // `Spanned` shows as a step `value` that no file has: the last one, or that of a list.
+    let path = path.strip_suffix(".value").unwrap_or(&path).trim_start_matches('.').replace(".value[", "[");
     let message = match message.find(" at line ") {
         Some(end) => message[..end].to_owned(),
         None => message,

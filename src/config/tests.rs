@@ -138,6 +138,14 @@ fn what_is_wrong_with_sources_is_named() {
         ),
         ("sources: {otlp: {http: '127.0.0.1:9429'}}\n".to_owned(), "taken by `metrics.bind`"),
         (
+            "metrics: {bind: '0.0.0.0:8000'}\nadmin: {bind: '127.0.0.1:8000'}\n".to_owned(),
+            "taken by `metrics.bind`",
+        ),
+        (
+            "metrics: {bind: '127.0.0.1:8000'}\nadmin: {bind: '[::]:8000', token: {env: T}}\n".to_owned(),
+            "taken by `metrics.bind`",
+        ),
+        (
             "pollers:\n  gateways: [{name: g, kind: kongg, url: 'http://x'}]\n".to_owned(),
             "did you mean `kong`",
         ),

@@ -23,7 +23,8 @@ pub(super) struct File {
     #[schemars(with = "Option<String>")]
     pub(super) external_url: Option<Spanned<String>>,
     /// Where traffic comes in, and where it goes.
-    pub(super) listeners: Option<Vec<Listener>>,
+    #[schemars(with = "Option<Vec<Listener>>")]
+    pub(super) listeners: Option<Spanned<Vec<Listener>>>,
     /// Who holds which limits, and whom to call. The first match wins.
     pub(super) owners: Vec<Owner>,
     /// Names for credentials, so that incidents can say which one without showing it.
@@ -289,7 +290,8 @@ pub(super) struct Alerts {
     #[schemars(with = "Option<String>")]
     pub(super) owner_label: Option<Spanned<String>>,
     /// Labels added to every alert, to equal Prometheus' `external_labels`.
-    pub(super) labels: BTreeMap<String, String>,
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub(super) labels: BTreeMap<String, Spanned<String>>,
     /// How long an alert stays up after its last post.
     #[schemars(with = "Option<f64>")]
     pub(super) hold_secs: Option<Spanned<f64>>,

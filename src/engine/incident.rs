@@ -90,6 +90,11 @@ impl Attempt {
         }
     }
 
+    /// A report told of it, and not the hop: a report names the host that was called, and the hop its upstream's URL.
+    pub(super) fn reported(&self) -> bool {
+        !self.upstream.contains("://")
+    }
+
     /// True if the other one went the same way: route changes destroy evidence.
     pub fn same_route(&self, other: &Self) -> bool {
         self.credential.fingerprint == other.credential.fingerprint

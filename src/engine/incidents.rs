@@ -58,13 +58,14 @@ impl<T> Default for Shown<T> {
 }
 
 impl<T: PartialEq + Clone> Shown<T> {
-    /// Notes a value; true if it is new, and newness still says something.
-    fn news(&mut self, value: &T) -> bool {
+    /// Notes a value. If it is new, and newness still says something: the one that was new before it.
+    fn news(&mut self, value: &T) -> Option<T> {
         if self.0.contains(value) || self.0.len() >= MAX_SEEN {
-            return false;
+            return None;
         }
+        let before = self.0.last().cloned();
         self.0.push(value.clone());
-        true
+        before
     }
 }
 
@@ -87,8 +88,9 @@ struct Record {
     upstream: Option<Cause>,
     credentials: Shown<Option<Fingerprint>>,
     models: Shown<Option<ModelGroup>>,
-    surfaces: Shown<Surface>,
-    upstreams: Shown<Arc<str>>,
+    /// Of the hop, and of reports: behind a gateway the two see different ends of one call.
+    surfaces: [Shown<Surface>; 2],
+    upstreams: [Shown<Arc<str>>; 2],
     folds: VecDeque<(Fold, Timestamp)>,
 }
 
@@ -121,8 +123,8 @@ impl Incidents {
             upstream: None,
             credentials: Shown::default(),
             models: Shown::default(),
-            surfaces: Shown::default(),
-            upstreams: Shown::default(),
+            surfaces: <[_; 2]>::default(),
+            upstreams: <[_; 2]>::default(),
             folds: VecDeque::new(),
         }))
     }
@@ -318,10 +320,11 @@ impl Record {
     /// What is new in this attempt against all that the route showed before; empty unless an
     /// incident is open on a route that was known before it.
     fn changes(&mut self, attempt: &Attempt) -> Vec<Change> {
-        let surface = self.surfaces.news(&attempt.surface);
-        let upstream = self.upstreams.news(&attempt.upstream);
-        let credential = self.credentials.news(&attempt.credential.fingerprint);
-        let model = self.models.news(&attempt.model);
+        let told = attempt.reported();
+        let surface = self.surfaces[usize::from(told)].news(&attempt.surface);
+        let upstream = self.upstreams[usize::from(told)].news(&attempt.upstream);
+        let credential = self.credentials.news(&attempt.credential.fingerprint).is_some();
+        let model = self.models.news(&attempt.model).is_some();
         let Some(incident) = &self.open else { return Vec::new() };
         let first = &incident.first;
         if first.at.since(self.since) < WATCHED || attempt.started < first.at {
@@ -336,13 +339,21 @@ impl Record {
                 OwnerKind::ClaudePlan | OwnerKind::ClaudeCodeWorkspace | OwnerKind::AnthropicWorkspace
             )
         };
-        if upstream || (surface && !(of_plans(first.surface) && of_plans(attempt.surface))) {
-            let way = |a: &Attempt| format!("{} ({})", a.upstream, a.surface.as_str());
-            all.push(change(What::Provider, way(first), way(attempt)));
-        } else if surface {
+        // The way before: the incident's first, if the same kind of teller saw it.
+        let (from_upstream, from_surface) = if first.reported() == told {
+            (&first.upstream, first.surface)
+        } else {
+            (upstream.as_ref().unwrap_or(&attempt.upstream), surface.unwrap_or(attempt.surface))
+        };
+        if upstream.is_some() || (surface.is_some() && !(of_plans(from_surface) && of_plans(attempt.surface)))
+        {
+            let way = |upstream: &str, surface: Surface| format!("{upstream} ({})", surface.as_str());
+            let to = way(&attempt.upstream, attempt.surface);
+            all.push(change(What::Provider, way(from_upstream, from_surface), to));
+        } else if surface.is_some() {
             all.push(change(
                 What::Plan,
-                first.surface.as_str().to_owned(),
+                from_surface.as_str().to_owned(),
                 attempt.surface.as_str().to_owned(),
             ));
         } else if credential && attempt.credential.fingerprint.is_some() {

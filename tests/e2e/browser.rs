@@ -71,7 +71,7 @@ async fn the_page_is_live_readable_and_safe_in_a_real_browser() {
     tell(admin, &many).await;
     tell(admin, &[windows()]).await;
     let text = says(&browser, "five_hour").await;
-    assert!(text.contains("All 40 buckets of batch") && text.contains("1 h 2"), "{text}");
+    assert!(text.contains("All 40 buckets of batch") && text.contains("1 h "), "{text}");
 
     // A 429, as it happens.
     tell(admin, &[told("ws-1", "claude-opus-5-5", 429, 0)]).await;
@@ -96,6 +96,10 @@ async fn the_page_is_live_readable_and_safe_in_a_real_browser() {
     )
     .await;
     says(&browser, "onerror=").await;
+    // Nor does one turn the text around it.
+    tell(admin, &[told("ws-1", "claude\u{202e}-turned", 200, 9_000)]).await;
+    let text = says(&browser, "claude-turned").await;
+    assert!(!text.contains('\u{202e}'), "{text}");
     assert_eq!(browser.run("return window.hacked").await, Value::Null);
     let inline = "const s = document.createElement('script'); s.textContent = 'window.hacked = 1'; document.body.append(s); return window.hacked";
     assert_eq!(browser.run(inline).await, Value::Null, "not even one that is put in");
@@ -109,6 +113,50 @@ async fn the_page_is_live_readable_and_safe_in_a_real_browser() {
         browser.run("return document.querySelector('a.skip').getAttribute('href')").await,
         json!("#main")
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_tabs_are_served_and_the_keyboard_stays_where_it_is() {
+    let (_sidecar, admin) = sidecar().await;
+    tell(admin, &[told("ws-1", "claude-opus-5-5", 200, 3_000)]).await;
+    let browser = browser().await;
+    browser.open(&format!("http://{admin}/")).await;
+    says(&browser, "PlimsollBucketPressure").await;
+
+    // What has the focus keeps it while the page is put in place anew, and a new alert is said, once.
+    let focus = "const a = document.querySelector('main a'); a.focus(); window.was = a.href; document.querySelector('main').stale = true";
+    browser.run(focus).await;
+    tell(admin, &[told("ws-2", "claude-haiku-5", 200, 3_000)]).await;
+    says(&browser, "claude-haiku-5").await;
+    let still =
+        "return [document.querySelector('main').stale ?? false, document.activeElement.href === window.was]";
+    assert_eq!(
+        browser.run(still).await,
+        json!([false, true]),
+        "it was put in place anew, and the focus stayed"
+    );
+    let news = "return document.getElementById('news').textContent";
+    wait_for("the alert to be said", async || {
+        browser
+            .run(news)
+            .await
+            .as_str()
+            .filter(|said| said.contains("PlimsollBucketPressure batch"))
+            .map(drop)
+    })
+    .await;
+
+    // A browser has six connections to a server; each of these would keep one.
+    for n in 0..8 {
+        browser.tab(&format!("http://{admin}/owners/search")).await;
+        says(&browser, "live").await;
+        assert_eq!(browser.run("return (await fetch('/v1/state')).status").await, json!(200), "tab {n}");
+    }
+
+    // What is no longer there is not shown as if it were.
+    browser.run("history.replaceState(null, '', '/owners/nobody')").await;
+    tell(admin, &[told("ws-2", "claude-haiku-5", 200, 2_900)]).await;
+    says(&browser, "Not here").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -320,6 +320,13 @@ impl Browser {
         self.command("url", serde_json::json!({"url": url})).await;
     }
 
+    /// Opens another tab and looks at it.
+    pub async fn tab(&self, url: &str) {
+        let window = self.command("window/new", serde_json::json!({"type": "tab"})).await;
+        self.command("window", serde_json::json!({"handle": window["handle"]})).await;
+        self.open(url).await;
+    }
+
     /// What a script returns.
     pub async fn run(&self, script: &str) -> serde_json::Value {
         self.command("execute/sync", serde_json::json!({"script": script, "args": []})).await

@@ -13,6 +13,21 @@ async fn sidecar() -> (Sidecar, SocketAddr) {
     (sidecar, admin)
 }
 
+#[tokio::test]
+async fn runbooks_are_where_people_reach_this_sidecar() {
+    let config = "metrics: {bind: '127.0.0.1:0'}\nadmin: {bind: '127.0.0.1:0'}\nlisteners: []\nexternal_url: http://runbooks.example:9429\nsources: {routes: [{name: api, match: {services: [app]}}]}\n";
+    let sidecar = Sidecar::start(config).await;
+    let admin = sidecar.admin().await;
+    tell(admin, &[told("ws-9", "tight", 200, 2_000)]).await;
+    let shown =
+        wait_for("the bucket", async || Some(page(admin, "/").await).filter(|text| text.contains("tight")))
+            .await;
+    let runbook = "http://runbooks.example:9429/runbooks/anthropic_workspace";
+    assert!(shown.contains(&format!("href=\"{runbook}\"")), "{shown}");
+    let state: Value = get(admin, "/v1/state").await.json().await.unwrap();
+    assert_eq!(state["owners"][0]["runbook_url"], runbook);
+}
+
 /// Tells of a bucket of a workspace.
 fn told(workspace: &str, model: &str, status: u16, remaining: u64) -> Value {
     json!({"status": status, "model": model, "host": "api.anthropic.com", "headers": {
@@ -48,8 +63,9 @@ async fn the_worst_bucket_comes_first_with_its_owner_and_whom_to_call() {
     .await;
     assert!(text.find("tight").unwrap() < text.find("calm").unwrap());
     for part in [
-        "search <span class=\"dim\">(anthropic_workspace)",
-        "Call #search.",
+        "<bdi>search</bdi> <span class=\"dim\">(anthropic_workspace)",
+        " s</time> ago",
+        "Call <bdi>#search</bdi>.",
         "https://runbooks.example/search",
         "of 60,000",
     ] {

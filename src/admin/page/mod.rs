@@ -46,9 +46,9 @@ pub(super) async fn page(path: &str, headers: &HeaderMap, desk: &Desk) -> Option
     let (title, main) = match path {
         "/page.css" => return Some(asset("text/css; charset=utf-8", STYLE, headers)),
         "/page.js" => return Some(asset("text/javascript; charset=utf-8", SCRIPT, headers)),
-        "/" => ("Limits".to_owned(), view::overview(&snapshot, &desk.facts)),
+        "/" => ("Limits".to_owned(), view::overview(&desk.seen(&snapshot))),
         "/incidents" => ("Incidents".to_owned(), view::incidents(&snapshot)),
-        "/sources" => ("Sources".to_owned(), view::sources(&snapshot, &desk.facts)),
+        "/sources" => ("Sources".to_owned(), view::sources(&desk.seen(&snapshot))),
         _ => match other(path, &snapshot, desk).await {
             Some(found) => found,
             None => return if is_page(path) { Some(missing(headers)) } else { None },
@@ -65,12 +65,12 @@ async fn other(path: &str, snapshot: &Snapshot, desk: &Desk) -> Option<(String, 
     if let Some(rest) = path.strip_prefix("/owners/") {
         let (id, kind) = rest.split_once('/').map_or((rest, None), |(id, kind)| (id, Some(kind)));
         let id = percent_decode_str(id).decode_utf8_lossy();
-        return Some((id.to_string(), view::owner(snapshot, &desk.facts, &id, kind)?));
+        return Some((id.to_string(), view::owner(&desk.seen(snapshot), &id, kind)?));
     }
     let incident = view::find(snapshot, path.strip_prefix("/incidents/")?)?;
     let packet = desk.packet(incident, &desk.status().await);
     let text = packet.to_string();
-    Some((format!("Incident {}", incident.id), view::incident(incident, &packet, &text)))
+    Some((format!("Incident {}", incident.id), view::incident(incident, &packet, &text, snapshot.at)))
 }
 
 fn missing(headers: &HeaderMap) -> Response<Full<Bytes>> {

@@ -2,6 +2,7 @@
 //! obey before it gets here.
 
 use crate::admin::state::{self, AlertRow, BucketRow, LOAD_LINE, NEARLY, OwnerRow, State};
+use crate::text::clean;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Modifier, Style};
@@ -78,19 +79,26 @@ impl Screen {
         let width = frame.area().width;
         let lines: Vec<_> =
             lines(&self.state, self.view).iter().flat_map(|line| wrapped(line, width)).collect();
+        let foot_lines = wrapped(&self.foot(), width);
+        let foot_height = u16::try_from(foot_lines.len()).unwrap_or(1);
         let [head, main, foot] =
-            Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(1)])
+            Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(foot_height)])
                 .areas(frame.area());
         let last = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_sub(main.height);
         self.above = self.above.min(last);
-        frame.render_widget(self.head(), head);
+        frame.render_widget(self.head(width), head);
         frame.render_widget(Paragraph::new(lines).scroll((self.above, 0)), main);
-        frame.render_widget(self.foot(), foot);
+        frame.render_widget(Paragraph::new(foot_lines), foot);
     }
 
-    fn head(&self) -> Line<'static> {
+    fn head(&self, width: u16) -> Line<'static> {
         let mut spans =
             vec![Span::styled("Plimsoll ", bold()), Span::raw(clean(&self.state.version)), Span::raw("  ")];
+        let names: usize = View::ALL.iter().map(|(_, name)| name.len() + 3).sum();
+        // Where there is no room for both, where one is says more than what this is.
+        if spans.iter().map(Span::width).sum::<usize>() + names > usize::from(width) {
+            spans.clear();
+        }
         for (view, name) in View::ALL {
             let style =
                 if view == self.view { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
@@ -284,15 +292,6 @@ fn sources(state: &State) -> Vec<Line<'static>> {
     lines
 }
 
-/// Text without what a terminal would obey, or what turns its order around.
-fn clean(text: &str) -> String {
-    let odd = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|c| if odd(c) { '\u{fffd}' } else { c }).collect()
-}
-
 fn span(secs: f64) -> String {
     let secs = secs.max(0.0);
     match secs {
@@ -430,6 +429,14 @@ mod tests {
         screen.told(Err("no sidecar answers".to_owned()));
         let text = drawn(&mut screen);
         assert!(text.contains("no sidecar answers") && text.contains("input_tokens"), "{text}");
+        screen.told(Err(
+            "no sidecar answers at an address that is long. Is it running? --admin names another one."
+                .to_owned(),
+        ));
+        let mut terminal = Terminal::new(TestBackend::new(40, 12)).unwrap();
+        terminal.draw(|frame| screen.draw(frame)).unwrap();
+        let text = terminal.backend().to_string();
+        assert!(text.contains("names another one.") && text.contains("3 Sources"), "{text}");
     }
 
     #[test]

@@ -4,13 +4,15 @@
 
 mod draw;
 
+use super::ask::{Admin, AdminArg};
 use super::{ConfigArg, load, print, runtime, say};
 use crate::admin::state::State;
 use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use draw::{Screen, View};
 use futures_util::StreamExt;
-use secrecy::{ExposeSecret, SecretString};
+use futures_util::stream::unfold;
 use std::io::IsTerminal;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
@@ -27,9 +29,8 @@ pub(super) struct Args {
     /// Print once, as JSON.
     #[arg(long)]
     json: bool,
-    /// The admin port of the sidecar; by default where the configuration puts it.
-    #[arg(long, value_name = "URL", env = "PLIMSOLL_ADMIN_URL")]
-    admin: Option<String>,
+    #[command(flatten)]
+    admin: AdminArg,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -51,14 +52,14 @@ pub(super) fn main(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let base = args.admin.clone().unwrap_or_else(|| format!("http://{}", config.admin.bind));
-    let asked = Asked::new(base.trim_end_matches('/').to_owned(), config.admin.token.clone());
+    let admin = Admin::of(&args.admin, &config);
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(code) => return code,
     };
     let shown = runtime.block_on(async {
-        let asked = asked?;
+        let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build();
+        let asked = Asked { client: client.map_err(|error| error.to_string())?, admin };
         if args.json || args.once || !std::io::stdout().is_terminal() {
             return once(&asked, args.json).await;
         }
@@ -76,34 +77,16 @@ pub(super) fn main(args: &Args) -> ExitCode {
 /// A sidecar that is asked.
 struct Asked {
     client: reqwest::Client,
-    base: String,
-    token: Option<SecretString>,
+    admin: Admin,
 }
 
 impl Asked {
-    fn new(base: String, token: Option<SecretString>) -> Result<Self, String> {
-        let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build();
-        Ok(Self { client: client.map_err(|error| error.to_string())?, base, token })
-    }
-
     async fn state(&self) -> Result<State, String> {
-        let mut request = self.client.get(format!("{}/v1/state", self.base));
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token.expose_secret());
-        }
-        let gone = |error: reqwest::Error| {
-            let (base, error) = (&self.base, error.without_url());
-            format!("no sidecar answers at {base}: {error}. Is it running? --admin names another one.")
-        };
-        let answer = request.send().await.map_err(gone)?;
-        if !answer.status().is_success() {
-            let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap_or_default());
-            return Err(format!("{status}: {}", text.trim()));
-        }
-        answer
-            .json()
-            .await
-            .map_err(|error| format!("{} is no sidecar of this version: {}", self.base, error.without_url()))
+        let answer = self.admin.get(&self.client, "/v1/state").await?;
+        answer.json().await.map_err(|error| match error.is_decode() {
+            true => "that is no sidecar of this version".to_owned(),
+            false => self.admin.gone(error),
+        })
     }
 }
 
@@ -135,10 +118,15 @@ async fn watch(
     let mut keys = EventStream::new();
     let mut ticks = interval(PACE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // A stream, so that a key is heard while the sidecar takes its time.
+    let mut states = pin!(unfold(ticks, |mut ticks| async {
+        ticks.tick().await;
+        Some((asked.state().await, ticks))
+    }));
     loop {
         terminal.draw(|frame| screen.draw(frame))?;
         tokio::select! {
-            _ = ticks.tick() => screen.told(asked.state().await),
+            Some(told) = states.next() => screen.told(told),
             key = keys.next() => match key {
                 Some(Ok(Event::Key(key))) if key.kind == KeyEventKind::Press => {
                     if pressed(&mut screen, key) {

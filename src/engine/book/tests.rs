@@ -350,6 +350,24 @@ fn a_plan_in_place_of_a_key_and_another_upstream_are_told_as_such() {
 }
 
 #[test]
+fn behind_a_gateway_hop_and_report_see_two_ends_of_one_route() {
+    let mut book = book(BookLimits::default());
+    book.end(end("search", 200, limits("w", 60_000), 10, T0.minus(Duration::from_secs(61))));
+    book.end(failure(10, 1.0, |_| ()));
+    let told = |host: &str| {
+        let host = host.to_owned();
+        move |call: &mut Call| (call.upstream, call.surface) = (host.as_str().into(), Surface::Bedrock)
+    };
+    book.end(failure(10, 2.0, told("api.anthropic.com")));
+    book.end(failure(10, 3.0, |_| ()));
+    assert_eq!(incident(&book).changes, []);
+    book.end(failure(10, 4.0, told("bedrock.example")));
+    let changes = &incident(&book).changes;
+    assert_eq!(changes.iter().map(|c| c.what).collect::<Vec<_>>(), [What::Provider]);
+    assert!(changes[0].from.starts_with("api.anthropic.com"), "{}", changes[0].from);
+}
+
+#[test]
 fn a_restart_in_the_middle_of_an_incident_is_no_route_change() {
     let mut book = book(BookLimits::default());
     let mut success = end("search", 200, limits("w", 60_000), 10, at(0.5));
