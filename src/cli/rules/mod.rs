@@ -5,6 +5,7 @@ mod grafana;
 
 use super::{print, say};
 use crate::config::is_owner_label;
+use crate::owner::guidance::PUBLIC_RUNBOOKS;
 use std::process::ExitCode;
 
 /// The rules, with `%OWNER%` where the owner label stands. The same text is the shipped file.
@@ -32,6 +33,9 @@ pub(super) struct Args {
     /// Spent part of a budget from which PlimsollSpend warns.
     #[arg(long, default_value_t = 0.8, value_name = "PART")]
     spend: f64,
+    /// Where the runbooks are kept, if not in public: a sidecar's /runbooks, or a copy of the folder.
+    #[arg(long, value_name = "URL")]
+    runbooks: Option<String>,
     /// Print the alerts for Grafana's provisioning instead, for the data source with this uid.
     #[arg(long, value_name = "UID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     grafana: Option<String>,
@@ -40,6 +44,7 @@ pub(super) struct Args {
 const EXAMPLES: &str = "Examples:
   plimsoll rules --owner-label team > plimsoll.rules.yaml
   plimsoll rules --pressure 0.7 --pressure-secs 120
+  plimsoll rules --runbooks http://plimsoll.plimsoll.svc:9429/runbooks
   plimsoll rules --grafana prometheus > provisioning/alerting/plimsoll.yaml
 
 Grafana's alerts read what the recording rules record: Prometheus needs the rules all the same.
@@ -57,7 +62,7 @@ pub(super) fn main(args: &Args) -> ExitCode {
         say(&format!("`{}` is no label name, or one that the alerts carry already", args.owner_label));
         return ExitCode::from(2);
     };
-    let rules = match with_thresholds(rules, args) {
+    let rules = match with_thresholds(rules, args).and_then(|rules| with_runbooks(rules, args)) {
         Ok(rules) => rules,
         Err(problem) => {
             say(&problem);
@@ -108,6 +113,17 @@ fn with_thresholds(rules: String, args: &Args) -> Result<String, String> {
     Ok(lines.collect::<Vec<_>>().join("\n") + "\n")
 }
 
+fn with_runbooks(rules: String, args: &Args) -> Result<String, String> {
+    let Some(url) = &args.runbooks else { return Ok(rules) };
+    // It stands in YAML, and inside of Prometheus' templates.
+    let odd = |c: char| !(c.is_ascii_alphanumeric() || "-._~:/%@+".contains(c));
+    let whole = url.starts_with("http://") || url.starts_with("https://");
+    if !whole || url.contains(odd) {
+        return Err(format!("--runbooks {url} is no plain URL: http:// or https://, host and path"));
+    }
+    Ok(rules.replace(&format!("{PUBLIC_RUNBOOKS}/"), &format!("{}/", url.trim_end_matches('/'))))
+}
+
 /// The rules for an owner label of this name.
 pub(crate) fn rules(label: &str) -> Option<String> {
     is_owner_label(label).then(|| TEMPLATE.replace("%OWNER%", label))
@@ -127,6 +143,22 @@ mod tests {
     fn with(flags: &[&str]) -> Result<String, String> {
         let args = Cli::parse_from([&["rules"], flags].concat()).args;
         with_thresholds(rules("owner").unwrap(), &args)
+    }
+
+    #[test]
+    fn runbooks_are_where_one_keeps_them() {
+        let with = |url: &str| {
+            with_runbooks(rules("owner").unwrap(), &Cli::parse_from(["rules", "--runbooks", url]).args)
+        };
+        let own = with("https://wiki.example.com/plimsoll/").unwrap();
+        assert!(!own.contains("github.com"));
+        assert!(own.contains("runbook_url: https://wiki.example.com/plimsoll/PlimsollSourceDown.md"));
+        assert!(own.contains("https://wiki.example.com/plimsoll/\n            {{- if eq $labels.limiter"));
+        for odd in
+            ["wiki.example.com", "https://x/{{ .x }}", "https://x/ y", "https://x/\"", "https://x/#y: z"]
+        {
+            assert!(with(odd).is_err(), "{odd}");
+        }
     }
 
     #[test]
