@@ -30,7 +30,7 @@ pub(super) fn numbers(select: &Select) -> [Panel; 3] {
             "Fullest bucket",
             "The largest used part of any bucket within the last 60 s, or now where sidecars count it themselves: 100 % is empty. Orange from 80 % and red from 95 %, as the alerts PlimsollBucketPressure and PlimsollBucketExhausting.",
             "percentunit",
-            format!("max({})", select.fullest(&catalogue::PEAK)),
+            select.fullest_of_all(&catalogue::PEAK),
         )
         .levels(Levels::Used)
         .none("no bucket known"),

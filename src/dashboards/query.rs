@@ -138,12 +138,22 @@ impl Select {
     /// The used part of buckets, by this metric. Of an account every sidecar sees the same bucket, so the fullest view is
     /// taken; where each counts its own share alone (scope `local`) the shares add up, as in the rules that alert.
     pub(super) fn fullest(&self, metric: &Metric) -> String {
-        let (seen, counted) = (
-            self.with(metric, "plimsoll_scope!=\"local\""),
-            self.with(&catalogue::UTILIZATION, "plimsoll_scope=\"local\""),
-        );
         let by = names(BUCKET);
-        format!("(max by ({by}) ({seen})\nor\nsum by ({by}) ({counted}))")
+        format!("(max by ({by}) ({})\nor\nsum by ({by}) ({}))", self.seen(metric), self.counted())
+    }
+
+    /// The fullest of all buckets.
+    pub(super) fn fullest_of_all(&self, metric: &Metric) -> String {
+        let by = names(&[key::OWNER, key::LIMITER, key::WINDOW, key::MODEL, key::REGION]);
+        format!("max(\n  {}\n  or\n  sum by ({by}) ({})\n)", self.seen(metric), self.counted())
+    }
+
+    fn seen(&self, metric: &Metric) -> String {
+        self.with(metric, "plimsoll_scope!=\"local\"")
+    }
+
+    fn counted(&self) -> String {
+        self.with(&catalogue::UTILIZATION, "plimsoll_scope=\"local\"")
     }
 
     /// A gauge of buckets: every sidecar sees the same one, so the fullest view is taken and never the sum.
