@@ -1,7 +1,9 @@
 //! A running sidecar's admin port, as `top`, `tap`, `evidence` and `statusline` ask it.
 
+use super::{ConfigArg, load, runtime, say};
 use crate::config::Config;
 use secrecy::{ExposeSecret, SecretString};
+use std::process::ExitCode;
 
 /// The flag that names another sidecar.
 #[derive(Debug, clap::Args)]
@@ -15,6 +17,29 @@ pub(super) struct AdminArg {
 /// Where a token stands that is in no configuration here: behind a port-forward, say. No flag, because other users of a
 /// machine see those.
 const TOKEN: &str = "PLIMSOLL_ADMIN_TOKEN";
+
+/// Runs a command that asks a sidecar; what it could not do is said.
+pub(super) fn run(
+    config: &ConfigArg,
+    arg: &AdminArg,
+    command: impl AsyncFnOnce(Admin) -> Result<(), String>,
+) -> ExitCode {
+    let config = match load(config.config.as_deref()) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(code) => return code,
+    };
+    match runtime.block_on(command(Admin::of(arg, &config))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            say(&problem);
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// A sidecar that is asked.
 #[derive(Debug)]

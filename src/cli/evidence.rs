@@ -1,7 +1,7 @@
 //! `plimsoll evidence`: the packet of an incident, asked of a running sidecar's admin port.
 
-use super::ask::{Admin, AdminArg};
-use super::{ConfigArg, load, print, runtime, say};
+use super::ask::{self, Admin, AdminArg};
+use super::{ConfigArg, print};
 use clap::ValueEnum;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::process::ExitCode;
@@ -48,25 +48,10 @@ It holds no key, token, prompt or person. A token for the admin port is taken fr
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn main(args: &Args) -> ExitCode {
-    let config = match load(args.config.config.as_deref()) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    let admin = Admin::of(&args.admin, &config);
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(code) => return code,
-    };
-    match runtime.block_on(ask(args, &admin)) {
-        Ok(text) => {
-            print(text.trim_end());
-            ExitCode::SUCCESS
-        }
-        Err(problem) => {
-            say(&problem);
-            ExitCode::FAILURE
-        }
-    }
+    ask::run(&args.config, &args.admin, async |admin| {
+        print(ask(args, &admin).await?.trim_end());
+        Ok(())
+    })
 }
 
 async fn ask(args: &Args, admin: &Admin) -> Result<String, String> {

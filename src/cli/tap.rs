@@ -1,7 +1,7 @@
 //! `plimsoll tap`: calls and verdicts as they pass, asked of a running sidecar's admin port.
 
-use super::ask::{Admin, AdminArg};
-use super::{ConfigArg, load, print, runtime, say};
+use super::ask::{self, Admin, AdminArg};
+use super::{ConfigArg, print, say};
 use crate::text::clean;
 use serde_json::Value;
 use std::io::IsTerminal;
@@ -46,22 +46,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 const MAX_LINE: usize = 1 << 20;
 
 pub(super) fn main(args: &Args) -> ExitCode {
-    let config = match load(args.config.config.as_deref()) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    let admin = Admin::of(&args.admin, &config);
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(code) => return code,
-    };
-    match runtime.block_on(follow(args, &admin)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            say(&problem);
-            ExitCode::FAILURE
-        }
-    }
+    ask::run(&args.config, &args.admin, async |admin| follow(args, &admin).await)
 }
 
 async fn follow(args: &Args, admin: &Admin) -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! The fleet, and what it costs to ask: sources, their freshness, polls and money.
 
-use super::panel::{Column, Form, Levels, Look, Panel, Query};
+use super::panel::{Form, Levels, Look, Panel, Query, column};
 use super::query::{JOB, SOURCE, Select, Variable, names};
 use super::{Dashboard, Row};
 use crate::exporters::catalogue::{self, key};
@@ -30,7 +30,6 @@ fn by_source(function: &str, metric: &catalogue::Metric) -> String {
 
 /// Every source in a row of its own.
 fn table() -> Panel {
-    let column = |of, name, look| Column { of, name, look };
     Panel::new(
         "Sources",
         "Every source of observations: whether it works on any sidecar, how old its newest news is, and how often it is asked. The hop and logs are not asked; without traffic they are old in good health.",

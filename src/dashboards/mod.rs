@@ -14,6 +14,7 @@ mod panel;
 mod query;
 mod route;
 
+use crate::owner::guidance::PUBLIC_RUNBOOKS;
 use panel::Panel;
 use query::Variable;
 use serde_json::{Value, json};
@@ -42,9 +43,6 @@ struct Row {
 pub fn all() -> [Dashboard; 5] {
     [overview::dashboard(), owner::dashboard(), route::dashboard(), fleet::dashboard(), health::dashboard()]
 }
-
-/// Where the runbooks are for whoever reads a dashboard: Grafana knows no sidecar's address.
-const RUNBOOKS: &str = "https://github.com/plimsoll/plimsoll/blob/main/runbooks";
 
 /// The data source of everything: a variable.
 fn source() -> Value {
@@ -192,7 +190,7 @@ fn others() -> Value {
 
 fn runbooks() -> Value {
     json!({
-        "type": "link", "title": "Runbooks", "url": RUNBOOKS, "icon": "doc",
+        "type": "link", "title": "Runbooks", "url": PUBLIC_RUNBOOKS, "icon": "doc",
         "tooltip": "What to do first, and what not to change", "targetBlank": true, "asDropdown": false,
         "includeVars": false, "keepTime": false, "tags": [],
     })

@@ -1,8 +1,8 @@
 //! Is anybody near a limit, and who is to be called?
 
-use super::panel::{Column, Form, Levels, Look, Panel, Query};
+use super::panel::{Form, Levels, Look, Panel, Query, column, kind_of_owner};
 use super::query::{self, BUCKET_LEGEND, JOB, MODEL, OWNER, SURFACE, Select, Variable, names};
-use super::{Dashboard, RUNBOOKS, Row, link_to};
+use super::{Dashboard, Row, link_to};
 use crate::exporters::catalogue::{self, key};
 
 const VARIABLES: &[Variable] = &[JOB, OWNER, SURFACE, MODEL];
@@ -87,7 +87,6 @@ fn with_contact(select: &Select) -> String {
 }
 
 fn buckets(select: &Select) -> Panel {
-    let column = |of, name, look| Column { of, name, look };
     let by_owner = link_to("owner", "&var-owner=${__value.raw}");
     let columns = vec![
         column("plimsoll_owner", "Owner", Look::Link("This owner", by_owner)),
@@ -99,11 +98,7 @@ fn buckets(select: &Select) -> Panel {
         column("Value #B", "Used now", Look::Number("percentunit", Levels::Used)),
         column("Value #C", "Empty in", Look::Number("s", Levels::Empty)),
         column("Value #D", "Last read", Look::Number("s", Levels::None)),
-        column(
-            "plimsoll_owner_kind",
-            "Kind of owner",
-            Look::Link("Runbook of this kind of owner", format!("{RUNBOOKS}/${{__value.raw}}.md")),
-        ),
+        kind_of_owner(),
         column("contact", "Call", Look::Plain),
         column(
             "runbook_url",

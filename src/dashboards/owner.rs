@@ -1,9 +1,9 @@
 //! One owner: its buckets, what was foreseen of them and what came, its incidents, and who draws on it.
 
 use super::overview::{numbers, refusals, until_empty, used_now};
-use super::panel::{Column, Form, Levels, Look, Panel, Query};
+use super::panel::{Form, Levels, Look, Panel, Query, column, kind_of_owner};
 use super::query::{BUCKET_LEGEND, JOB, MODEL, ONE_OWNER, SURFACE, Select, Variable, names};
-use super::{Dashboard, RUNBOOKS, Row, link_to};
+use super::{Dashboard, Row, link_to};
 use crate::exporters::catalogue::{self, key};
 
 const VARIABLES: &[Variable] = &[JOB, ONE_OWNER, SURFACE, MODEL];
@@ -42,19 +42,11 @@ fn contact() -> Panel {
     let by = names(&[key::OWNER, key::OWNER_KIND, key::CONTACT, key::RUNBOOK, key::DASHBOARD]);
     let open = || "${__value.raw}".to_owned();
     let columns = vec![
-        Column { of: "contact", name: "Call", look: Look::Plain },
-        Column { of: "runbook_url", name: "Runbook", look: Look::Link("Open the owner's runbook", open()) },
-        Column {
-            of: "dashboard_url",
-            name: "Dashboard",
-            look: Look::Link("Open the owner's dashboard", open()),
-        },
-        Column {
-            of: "plimsoll_owner_kind",
-            name: "Kind of owner",
-            look: Look::Link("Runbook of this kind of owner", format!("{RUNBOOKS}/${{__value.raw}}.md")),
-        },
-        Column { of: "plimsoll_owner", name: "Owner", look: Look::Plain },
+        column("contact", "Call", Look::Plain),
+        column("runbook_url", "Runbook", Look::Link("Open the owner's runbook", open())),
+        column("dashboard_url", "Dashboard", Look::Link("Open the owner's dashboard", open())),
+        kind_of_owner(),
+        column("plimsoll_owner", "Owner", Look::Plain),
     ];
     Panel::new(
         "Whom to call",
@@ -69,7 +61,6 @@ fn contact() -> Panel {
 }
 
 fn buckets() -> Panel {
-    let column = |of, name, look| Column { of, name, look };
     let columns = vec![
         column("plimsoll_limiter", "Limiter", Look::Plain),
         column("plimsoll_window", "Window", Look::Plain),
@@ -81,11 +72,7 @@ fn buckets() -> Panel {
         column("Value #D", "Empty in", Look::Number("s", Levels::Empty)),
         column("Value #E", "Full again in", Look::Number("s", Levels::None)),
         column("plimsoll_scope", "Scope", Look::Plain),
-        column(
-            "plimsoll_owner_kind",
-            "Kind of owner",
-            Look::Link("Runbook of this kind of owner", format!("{RUNBOOKS}/${{__value.raw}}.md")),
-        ),
+        kind_of_owner(),
         column("plimsoll_owner", "Owner", Look::Plain),
     ];
     let query = |text| Query(text, "__auto");
@@ -199,7 +186,6 @@ fn draws() -> Vec<Panel> {
     )
     .drawn(Form::Stacked);
     let by = names(&[key::ROUTE]);
-    let column = |of, name, look| Column { of, name, look };
     let routes = Panel::new(
         "Routes",
         "Every route whose calls draw on this owner's limits, with its pace now. Click one for its traffic.",

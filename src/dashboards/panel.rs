@@ -1,6 +1,7 @@
 //! Panels: what a person sees of a query, with one meaning for each colour on every dashboard.
 
-use super::{RUNBOOKS, source};
+use super::source;
+use crate::owner::guidance::PUBLIC_RUNBOOKS;
 use serde_json::{Value, json};
 
 /// How it is drawn.
@@ -47,6 +48,17 @@ pub(super) struct Column {
     pub(super) name: &'static str,
     /// What is special about it.
     pub(super) look: Look,
+}
+
+/// A column.
+pub(super) const fn column(of: &'static str, name: &'static str, look: Look) -> Column {
+    Column { of, name, look }
+}
+
+/// The kind of owner, with its runbook.
+pub(super) fn kind_of_owner() -> Column {
+    let runbook = format!("{PUBLIC_RUNBOOKS}/${{__value.raw}}.md");
+    column("plimsoll_owner_kind", "Kind of owner", Look::Link("Runbook of this kind of owner", runbook))
 }
 
 /// How a column looks.
@@ -190,7 +202,7 @@ impl Panel {
             out["max"] = json!(1);
         }
         if self.by_kind && !matches!(self.form, Form::Table(..)) {
-            let url = format!("{RUNBOOKS}/${{__field.labels.plimsoll_owner_kind}}.md");
+            let url = format!("{PUBLIC_RUNBOOKS}/${{__field.labels.plimsoll_owner_kind}}.md");
             out["links"] =
                 json!([{"title": "Runbook of this kind of owner", "url": url, "targetBlank": true}]);
         }

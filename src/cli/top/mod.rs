@@ -4,8 +4,8 @@
 
 mod draw;
 
-use super::ask::{Admin, AdminArg};
-use super::{ConfigArg, load, print, runtime, say};
+use super::ask::{self, Admin, AdminArg};
+use super::{ConfigArg, print};
 use crate::admin::state::State;
 use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use draw::{Screen, View};
@@ -48,30 +48,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAGE: u16 = 10;
 
 pub(super) fn main(args: &Args) -> ExitCode {
-    let config = match load(args.config.config.as_deref()) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    let admin = Admin::of(&args.admin, &config);
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(code) => return code,
-    };
-    let shown = runtime.block_on(async {
+    ask::run(&args.config, &args.admin, async |admin| {
         let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build();
         let asked = Asked { client: client.map_err(|error| error.to_string())?, admin };
         if args.json || args.once || !std::io::stdout().is_terminal() {
             return once(&asked, args.json).await;
         }
         live(&asked).await
-    });
-    match shown {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            say(&problem);
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
 
 /// A sidecar that is asked.
