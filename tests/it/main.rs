@@ -14,6 +14,7 @@ mod exposition;
 mod fail_open;
 mod hostile;
 mod http2;
+mod messages;
 mod otlp;
 mod outside;
 mod page;
@@ -21,6 +22,7 @@ mod pipeline;
 #[cfg(all(feature = "aws", feature = "google"))]
 mod pollers;
 mod process;
+mod recovery;
 mod reload;
 mod runbooks;
 mod transparency;

@@ -5,25 +5,27 @@
 //! a response head is answered by a 502 that says who speaks; what goes wrong after it breaks the
 //! answer off, as it would without the hop. HTTP/1.1 and HTTP/2 meet in either direction.
 
-use super::hop::{end_to_end, join_cookies, set_host, without};
+use super::Connection;
+use super::body::{AnswerBody, Gate, Passing, RequestBody};
+use super::hop::{self, end_to_end, join_cookies, set_host, without};
 #[cfg(feature = "aws")]
 use super::resign;
 use super::tap::{CallTap, Meter, RequestTap};
 use super::tunnel;
-use super::upstream::{Permit, Upstream, UpstreamError};
+use super::upstream::{Lease, Upstream, UpstreamError};
+use super::wire::Line;
 use crate::config::Route;
 use crate::ledger::InFlight;
 use crate::observation::Outcome;
-use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use pin_project_lite::pin_project;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 /// A route and the client that reaches its upstream.
 #[derive(Debug, Clone)]
@@ -50,9 +52,31 @@ pub(super) struct Forwarder {
     pub(super) meter: Arc<Meter>,
 }
 
+/// How often a request that goes up slowly is looked at; also how long an upstream may take to ask for the body of an
+/// `expect: 100-continue` before it is sent unasked, as clients themselves do.
+const LOOK: Duration = Duration::from_secs(1);
+/// How many looks in a row must find that the client has closed its end while nothing of its request moves.
+const LOOKS: u32 = 5;
+/// How many looks in a row may find that nothing moves at all. A client that left behind a full window cannot be told
+/// from one that waits; nginx's `proxy_send_timeout` is as long.
+const STALLED_LOOKS: u32 = 60;
+
+/// Why an exchange ended without a response of the upstream.
+enum Ended {
+    Upstream(UpstreamError),
+    /// The client left while its request was held back.
+    ClientLeft,
+    /// The upstream took nothing of the request for a long time.
+    Stalled,
+}
+
 impl Forwarder {
-    /// Answers one request.
-    pub(super) async fn forward(&self, mut request: Request<Incoming>) -> Response<AnswerBody> {
+    /// Answers one request; `client` is its connection, if that is HTTP/1.1.
+    pub(super) async fn forward(
+        &self,
+        mut request: Request<Incoming>,
+        client: Option<&Connection>,
+    ) -> Response<AnswerBody> {
         if request.method() == Method::CONNECT {
             let text =
                 "This is a reverse proxy: set the API's base URL to it, not HTTPS_PROXY. CONNECT is refused.";
@@ -61,30 +85,16 @@ impl Forwarder {
         let Some(target) = self.targets.iter().find(|t| serves(&t.route.prefix, request.uri().path())) else {
             return own_answer(StatusCode::NOT_FOUND, "No route has a prefix of this path.");
         };
-        let wanted = tunnel::wanted(&mut request);
+        let wanted = tunnel::wanted(&mut request, client);
         let (mut head, body) = request.into_parts();
         let mut tap = CallTap::begin(&self.meter, &target.in_flight, &target.route, &head);
-        let Some(uri) = upstream_uri(&target.route, &head.uri) else {
+        let from = head.version;
+        let gate = gate(&head, target, &body);
+        if let Err((status, text)) = upward(&mut head, target, &body, wanted.as_ref()) {
             tap.finish(Outcome::UpstreamBroken);
-            return own_answer(
-                StatusCode::BAD_REQUEST,
-                "This path cannot be joined to the upstream's address.",
-            );
-        };
-        head.uri = uri;
-        head.headers = upstream_headers(head.headers, target, head.version);
-        head.version = if target.upstream.is_http2() { Version::HTTP_2 } else { Version::HTTP_11 };
-        if !target.upstream.is_http2() {
-            if let Some(wanted) = &wanted {
-                wanted.announce(&mut head.headers);
-            }
-            // A body of unknown length must say so: for GET and HEAD the client library would
-            // otherwise send none.
-            if !body.is_end_stream() && body.size_hint().exact().is_none() {
-                head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
+            return own_answer(status, text);
         }
-        let body = RequestBody::Passing { inner: body, tap: tap.request() };
+        let body = RequestBody::passing(body, tap.request(), gate.clone());
         #[cfg(feature = "aws")]
         let (body, _room) = match self.resigned(target, &mut head, body, &tap).await {
             Ok(held) => held,
@@ -93,27 +103,155 @@ impl Forwarder {
                 return own_answer(status, &text);
             }
         };
-        match target.upstream.send(Request::from_parts(head, body)).await {
-            Ok((response, permit)) => answer(response, permit, tap, wanted),
-            Err(_) if tap.request().is_broken() => {
-                // The client left in the middle of its request: nobody's answer to anybody.
-                tap.finish(Outcome::ClientGone);
-                own_answer(StatusCode::BAD_REQUEST, "The request broke off.")
-            }
-            Err(error) => {
-                tap.finish(Outcome::UpstreamBroken);
-                tracing::warn!(route = %target.route.name, %error, "upstream failed before its response");
-                let what = match error {
-                    UpstreamError::Connect(_) => "cannot be reached",
-                    UpstreamError::Broken(_) => "broke off before it answered",
-                };
-                own_answer(
-                    StatusCode::BAD_GATEWAY,
-                    &format!("The upstream of route \"{}\" {what}.", target.route.name),
-                )
-            }
+        let mut up = Request::from_parts(head, body);
+        let line = client.map(|client| &client.line);
+        if let Some(line) = line.filter(|_| from == Version::HTTP_11) {
+            relay_interim(&mut up, line, gate.clone());
+        }
+        match exchange(target.upstream.send(up), line, &tap.request(), gate.as_deref()).await {
+            Ok((response, lease)) => answer(response, lease, tap, wanted, Down { line, gate, from }),
+            Err(ended) => not_answered(ended, target, &mut tap),
         }
     }
+}
+
+/// The client's side of an exchange.
+struct Down<'c> {
+    line: Option<&'c Arc<Line>>,
+    gate: Option<Arc<Gate>>,
+    from: Version,
+}
+
+/// What holds back a body that the caller only offers, until the upstream asks for it. An HTTP/2 upstream cannot be
+/// heard asking: hyper shows no interim responses of it.
+fn gate(head: &http::request::Parts, target: &Target, body: &Incoming) -> Option<Arc<Gate>> {
+    let offers = head.headers.get(header::EXPECT)?.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    let heard = head.version == Version::HTTP_11 && !target.upstream.is_http2();
+    (offers && heard && !body.is_end_stream()).then(Arc::default)
+}
+
+/// Makes a request's head the one that goes up.
+fn upward(
+    head: &mut http::request::Parts,
+    target: &Target,
+    body: &Incoming,
+    wanted: Option<&tunnel::Wanted>,
+) -> Result<(), (StatusCode, &'static str)> {
+    let Some(uri) = upstream_uri(&target.route, &head.uri) else {
+        let text = "This path cannot be joined to the upstream's address.";
+        return Err((StatusCode::BAD_REQUEST, text));
+    };
+    let coding = hop::second_coding(&head.headers);
+    if coding.is_some() && target.upstream.is_http2() {
+        let text = "HTTP/2 has no transfer codings: the upstream of this route cannot be given this body.";
+        return Err((StatusCode::NOT_IMPLEMENTED, text));
+    }
+    head.uri = uri;
+    head.headers = upstream_headers(std::mem::take(&mut head.headers), target, head.version);
+    if target.upstream.is_http2() {
+        head.version = Version::HTTP_2;
+        return Ok(());
+    }
+    head.version = Version::HTTP_11;
+    if let Some(wanted) = wanted {
+        wanted.announce(&mut head.headers);
+    }
+    // A body of unknown length must say so: for GET and HEAD the client library would otherwise send none.
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        let coding = coding.unwrap_or(HeaderValue::from_static("chunked"));
+        head.headers.insert(header::TRANSFER_ENCODING, coding);
+    }
+    Ok(())
+}
+
+/// Passes interim responses (1xx) to the client as they come.
+fn relay_interim(up: &mut Request<RequestBody>, line: &Arc<Line>, gate: Option<Arc<Gate>>) {
+    let line = line.clone();
+    hyper::ext::on_informational(up, move |interim| {
+        // The client's connection writes "100 Continue" itself once the body is asked for.
+        let asked = interim.status() == StatusCode::CONTINUE && gate.as_ref().is_some_and(|gate| gate.open());
+        if !asked {
+            line.interim(interim.status(), interim.headers());
+        }
+    });
+}
+
+/// Waits for the upstream's response, and watches over the request while it goes up.
+async fn exchange(
+    sent: impl Future<Output = Result<(Response<Incoming>, Lease), UpstreamError>>,
+    line: Option<&Arc<Line>>,
+    request: &RequestTap,
+    gate: Option<&Gate>,
+) -> Result<(Response<Incoming>, Lease), Ended> {
+    let Some(line) = line else { return sent.await.map_err(Ended::Upstream) };
+    let mut sent = pin!(sent);
+    let sent = poll_fn(|cx| {
+        line.wake_for_interim(cx);
+        sent.as_mut().poll(cx)
+    });
+    tokio::select! {
+        biased;
+        sent = sent => sent.map_err(Ended::Upstream),
+        ended = held_back(line, request, gate) => Err(ended),
+    }
+}
+
+/// Watches a request that is held back: then nobody reads the client's connection, and nobody would notice its end. A
+/// client may close its sending end and still wait, so this takes a while in which nothing moves.
+async fn held_back(line: &Line, request: &RequestTap, gate: Option<&Gate>) -> Ended {
+    let (mut passed, mut closed, mut stalled) = (request.bytes(), 0, 0);
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if let Some(gate) = gate {
+            gate.open();
+        }
+        if request.has_passed() {
+            return std::future::pending().await;
+        }
+        if std::mem::replace(&mut passed, request.bytes()) != request.bytes() {
+            (closed, stalled) = (0, 0);
+            continue;
+        }
+        stalled += 1;
+        closed = if line.has_left() { closed + 1 } else { 0 };
+        if closed >= LOOKS {
+            return Ended::ClientLeft;
+        }
+        // A client that has sent nothing new is waited for; one whose bytes are not taken is not.
+        if stalled >= STALLED_LOOKS && line.is_held() {
+            return Ended::Stalled;
+        }
+        line.look();
+    }
+}
+
+/// What the client gets where the upstream gave nothing.
+fn not_answered(ended: Ended, target: &Target, tap: &mut CallTap) -> Response<AnswerBody> {
+    let error = match ended {
+        Ended::Upstream(error) if !tap.request().is_broken() => error,
+        Ended::Stalled => {
+            tap.finish(Outcome::UpstreamBroken);
+            tracing::warn!(route = %target.route.name, "the upstream took nothing of a request for a minute");
+            let text = format!(
+                "The upstream of route \"{}\" took nothing of this request for a minute.",
+                target.route.name
+            );
+            return own_answer(StatusCode::GATEWAY_TIMEOUT, &text);
+        }
+        // The client left in the middle of its request: nobody's answer to anybody.
+        _ => {
+            tap.finish(Outcome::ClientGone);
+            return own_answer(StatusCode::BAD_REQUEST, "The request broke off.");
+        }
+    };
+    tap.finish(Outcome::UpstreamBroken);
+    tracing::warn!(route = %target.route.name, %error, "upstream failed before its response");
+    let what = match error {
+        UpstreamError::Connect(_) => "cannot be reached",
+        UpstreamError::Broken(_) => "broke off before it answered",
+    };
+    let text = format!("The upstream of route \"{}\" {what}.", target.route.name);
+    own_answer(StatusCode::BAD_GATEWAY, &text)
 }
 
 /// Why a request was not signed: how the call ended, and what its caller is told.
@@ -171,7 +309,7 @@ impl Forwarder {
             head.headers.insert(header::CONTENT_LENGTH, whole.len().into());
         }
         match signer.sign(head, &target.host, &whole, &self.meter.clock).await {
-            Ok(()) => Ok((RequestBody::Signed { inner: Full::from(whole) }, Some(permit))),
+            Ok(()) => Ok((RequestBody::signed(whole, tap.request()), Some(permit))),
             Err(error) => {
                 tracing::warn!(route = %target.route.name, "a request could not be signed: {error}");
                 let text = "The request could not be signed for AWS; the sidecar's log says why.".to_owned();
@@ -184,6 +322,7 @@ impl Forwarder {
 /// The headers that go up.
 fn upstream_headers(headers: HeaderMap, target: &Target, from: Version) -> HeaderMap {
     let mut headers = end_to_end(headers);
+    hop::one_length(&mut headers);
     if from == Version::HTTP_2 && !target.upstream.is_http2() {
         headers = join_cookies(headers);
     }
@@ -199,22 +338,47 @@ fn upstream_headers(headers: HeaderMap, target: &Target, from: Version) -> Heade
 /// The answer on its way down.
 fn answer(
     response: Response<Incoming>,
-    permit: Option<Permit>,
+    mut lease: Lease,
     mut tap: CallTap,
     wanted: Option<tunnel::Wanted>,
+    down: Down<'_>,
 ) -> Response<AnswerBody> {
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(wanted)) = (response.status(), wanted) {
         return tunnel::open(response, wanted, tap);
     }
     let (mut head, body) = response.into_parts();
     tap.head(&head);
+    let coding = hop::second_coding(&head.headers);
+    if coding.is_some() && down.from != Version::HTTP_11 {
+        tap.finish(Outcome::UpstreamBroken);
+        let text = "The response has a transfer coding that this client's protocol does not know.";
+        return own_answer(StatusCode::BAD_GATEWAY, text);
+    }
     if body.is_end_stream() {
         // Nobody will ask for the frames of an empty body.
         tap.finish(Outcome::Complete);
+        lease.ended();
     }
     head.headers = end_to_end(head.headers);
+    if let Some(coding) = coding {
+        head.headers.insert(header::TRANSFER_ENCODING, coding);
+    }
     head.version = Version::HTTP_11;
-    Response::from_parts(head, AnswerBody::Passing { inner: body, tap, permit })
+    let length_of_another = down.line.is_some()
+        && head.status == StatusCode::NOT_MODIFIED
+        && head.headers.contains_key(header::CONTENT_LENGTH);
+    let client = down.line.cloned();
+    let passing = Passing {
+        inner: body,
+        tap,
+        lease,
+        client,
+        gate: down.gate,
+        length_of_another,
+        trailers: None,
+        ending: false,
+    };
+    Response::from_parts(head, AnswerBody::Passing(Box::new(passing)))
 }
 
 /// True if a route with this prefix serves this path; prefixes end at a slash.
@@ -246,142 +410,12 @@ fn own_answer(status: StatusCode, message: &str) -> Response<AnswerBody> {
         "type": "error",
         "error": { "type": "api_error", "message": format!("plimsoll: {message}") },
     });
-    let mut response = Response::new(AnswerBody::Own { inner: Full::from(body.to_string()) });
+    let mut response = Response::new(AnswerBody::Own(Full::from(body.to_string())));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert("x-plimsoll-answered", HeaderValue::from_static("true"));
     response
-}
-
-pin_project! {
-    /// A request's body on its way up.
-    #[project = RequestBodyProjection]
-    pub(super) enum RequestBody {
-        /// The caller's, as it comes.
-        Passing {
-            #[pin]
-            inner: Incoming,
-            tap: Arc<RequestTap>,
-        },
-        /// The caller's, whole: it is signed.
-        Signed {
-            #[pin]
-            inner: Full<Bytes>,
-        },
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let (mut inner, tap) = match self.project() {
-            RequestBodyProjection::Passing { inner, tap } => (inner, tap),
-            RequestBodyProjection::Signed { inner } => {
-                return inner.poll_frame(cx).map_err(|never| match never {});
-            }
-        };
-        let frame = ready!(inner.as_mut().poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(bytes) = frame.data_ref() {
-                    tap.feed(bytes);
-                }
-                // With a content-length nobody asks for more once the last byte is there.
-                if inner.is_end_stream() {
-                    tap.passed();
-                }
-            }
-            Some(Err(_)) => tap.broke_off(),
-            None => tap.passed(),
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Passing { inner, .. } => inner.is_end_stream(),
-            Self::Signed { inner } => inner.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Passing { inner, .. } => inner.size_hint(),
-            Self::Signed { inner } => inner.size_hint(),
-        }
-    }
-}
-
-pin_project! {
-    /// An answer's body on its way down.
-    #[project = AnswerBodyProjection]
-    pub(super) enum AnswerBody {
-        /// The upstream's.
-        Passing {
-            #[pin]
-            inner: Incoming,
-            tap: CallTap,
-            // Given back with the body: the stream is open as long as it passes.
-            permit: Option<Permit>,
-        },
-        /// Ours.
-        Own {
-            #[pin]
-            inner: Full<Bytes>,
-        },
-    }
-}
-
-impl Body for AnswerBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.project() {
-            AnswerBodyProjection::Own { inner } => inner.poll_frame(cx).map_err(|never| match never {}),
-            AnswerBodyProjection::Passing { mut inner, tap, .. } => {
-                let frame = ready!(inner.as_mut().poll_frame(cx));
-                match &frame {
-                    Some(Ok(frame)) => {
-                        if let Some(bytes) = frame.data_ref() {
-                            tap.feed(bytes);
-                        }
-                        // With a content-length nobody asks for more once the last byte is there,
-                        // nor behind trailers.
-                        if inner.is_end_stream() || frame.is_trailers() {
-                            tap.finish(Outcome::Complete);
-                        }
-                    }
-                    Some(Err(_)) => tap.finish(Outcome::UpstreamBroken),
-                    None => tap.finish(Outcome::Complete),
-                }
-                Poll::Ready(frame)
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Passing { inner, .. } => inner.is_end_stream(),
-            Self::Own { inner } => inner.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Passing { inner, .. } => inner.size_hint(),
-            Self::Own { inner } => inner.size_hint(),
-        }
-    }
 }
 
 #[cfg(test)]

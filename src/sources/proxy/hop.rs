@@ -38,6 +38,29 @@ pub fn end_to_end(headers: HeaderMap) -> HeaderMap {
     })
 }
 
+/// The transfer coding of a body beside `chunked`, as it stands in the head. It belongs to one connection, but the bytes
+/// of the body are in it: whoever passes them passes its name too, or refuses them.
+pub fn second_coding(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let first = values.next()?;
+    let chunked = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    let rest: Vec<_> = values.collect();
+    if rest.is_empty() {
+        return (!chunked(first)).then(|| first.clone());
+    }
+    let all: Vec<&[u8]> = std::iter::once(first).chain(rest).map(HeaderValue::as_bytes).collect();
+    // Joining valid values with a comma is valid.
+    HeaderValue::from_bytes(&all.join(&b", "[..])).ok()
+}
+
+/// One `content-length` of several that are equal: HTTP/2 lets them pass, HTTP/1.1 peers may not (RFC 9110, 8.6).
+pub fn one_length(headers: &mut HeaderMap) {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    if let (Some(first), Some(_)) = (lengths.next().cloned(), lengths.next()) {
+        headers.insert(header::CONTENT_LENGTH, first);
+    }
+}
+
 /// The headers without these, in their order.
 pub fn without(headers: HeaderMap, names: &[HeaderName]) -> HeaderMap {
     rebuilt(headers, |name| !names.contains(name))
@@ -123,6 +146,28 @@ mod tests {
         let passed =
             end_to_end(map(&[("content-length", "5"), ("transfer-encoding", "chunked"), ("x", "1")]));
         assert_eq!(pairs(&passed), [("x", "1")]);
+    }
+
+    #[test]
+    fn a_second_transfer_coding_is_named_and_chunked_alone_is_none() {
+        for (values, wanted) in [
+            (&[][..], None),
+            (&["chunked"], None),
+            (&[" Chunked "], None),
+            (&["gzip, chunked"], Some("gzip, chunked")),
+            (&["gzip", "chunked"], Some("gzip, chunked")),
+            (&["gzip"], Some("gzip")),
+        ] {
+            let pairs: Vec<_> = values.iter().map(|value| ("transfer-encoding", *value)).collect();
+            assert_eq!(second_coding(&map(&pairs)), wanted.map(HeaderValue::from_static), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn of_equal_lengths_one_goes_on_where_the_first_stood() {
+        let mut headers = map(&[("a", "1"), ("content-length", "3"), ("b", "2"), ("content-length", "3")]);
+        one_length(&mut headers);
+        assert_eq!(pairs(&headers), [("a", "1"), ("content-length", "3"), ("b", "2")]);
     }
 
     #[test]

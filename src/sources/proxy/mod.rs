@@ -6,6 +6,7 @@
 //! with which it began, the next call on the same connection takes the new ones.
 
 pub mod answer;
+mod body;
 pub mod decode;
 mod forward;
 mod frames;
@@ -18,28 +19,33 @@ pub mod tap;
 mod tls;
 mod tunnel;
 mod upstream;
+mod wire;
 
 use crate::config::{Listener, Route, ServerTls};
 use crate::route::RouteName;
 use crate::stop::{self, Stop, Stopper};
 use arc_swap::ArcSwap;
+use bytes::{Bytes, BytesMut};
 use forward::{Forwarder, Target};
 use http::HeaderValue;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use socket2::{SockRef, TcpKeepalive};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tap::Meter;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use upstream::Upstream;
+use wire::{Line, Wire};
 
 /// How long in-flight calls may take to end once the hop is told to stop.
 pub const DRAIN: Duration = Duration::from_secs(20);
@@ -54,8 +60,14 @@ const MAX_HEAD: usize = 256 * 1024;
 const MAX_UNREAD: usize = 64 * 1024;
 /// Most streams of one h2 connection from a client.
 const MAX_STREAMS: u32 = 1_000;
-/// Pause before the first bytes of a connection are looked at again.
-const PREFACE_PAUSE: Duration = Duration::from_millis(5);
+/// Most fields of a message head. The bound is [`MAX_HEAD`]; this one only keeps the parser's tables finite.
+const MAX_HEADERS: usize = 16 * 1024;
+/// Bytes that are read to find out what a client speaks.
+const FIRST_BYTES: usize = 4096;
+/// A client whose machine went away without a word is noticed by probes (TCP keep-alive).
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+/// Between two probes.
+const PROBE_EVERY: Duration = Duration::from_secs(10);
 /// Pause after a failed accept (no file descriptors left), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -220,13 +232,15 @@ impl Hop {
 async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: Stop) {
     let graceful = GracefulShutdown::new();
     let servers = Arc::new(Servers { http1: server().http1_only(), http2: server().http2_only() });
+    let (drain, mut tunnels) = mpsc::channel(1);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     // Small writes are events of a stream: each goes out at once.
-                    if stream.set_nodelay(true).is_ok() {
-                        let opening = Opening { shared: shared.clone(), servers: servers.clone(), stop: stop.clone() };
+                    if stream.set_nodelay(true).is_ok() && probed(&stream).is_ok() {
+                        let (shared, servers) = (shared.clone(), servers.clone());
+                        let opening = Opening { shared, servers, stop: stop.clone(), drain: drain.clone() };
                         tokio::spawn(opening.connection(stream, graceful.watcher()));
                     }
                 }
@@ -238,10 +252,18 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: Stop) {
             () = stop.requested() => break,
         }
     }
-    drop(listener);
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    drop((listener, drain));
+    // Nothing is ever sent: the channel ends with the last connection and the last tunnel.
+    let ended = async { tokio::join!(graceful.shutdown(), tunnels.recv()) };
+    if tokio::time::timeout(DRAIN, ended).await.is_err() {
         tracing::warn!(seconds = DRAIN.as_secs(), "calls were still in flight when the drain ended");
     }
+}
+
+/// Lets the kernel find out whether a silent client is still there.
+fn probed(stream: &TcpStream) -> io::Result<()> {
+    let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(3);
+    SockRef::from(stream).set_tcp_keepalive(&probes)
 }
 
 type Server = auto::Builder<TokioExecutor>;
@@ -264,20 +286,27 @@ struct Opening {
     shared: Arc<Shared>,
     servers: Arc<Servers>,
     stop: Stop,
+    drain: tunnel::Guard,
+}
+
+/// A client's HTTP/1.1 connection.
+struct Connection {
+    line: Arc<Line>,
+    drain: tunnel::Guard,
 }
 
 impl Opening {
-    async fn connection(mut self, stream: TcpStream, watcher: Watcher) {
+    async fn connection(mut self, mut stream: TcpStream, watcher: Watcher) {
         let acceptor = self.shared.acceptor.load_full();
         let Some(Acceptor(acceptor)) = &*acceptor else {
-            if let Some(h2) = self.first_word(opens_with_h2(&stream)).await {
-                serve_connection(stream, self.shared, self.servers.of(h2), watcher).await;
+            if let Some((h2, first)) = self.first_word(opening_bytes(&mut stream)).await {
+                self.serve(Wire::new(TokioIo::new(stream), first), h2, watcher).await;
             }
             return;
         };
         if let Some(stream) = self.first_word(acceptor.accept(stream)).await {
             let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            serve_connection(stream, self.shared, self.servers.of(h2), watcher).await;
+            self.serve(Wire::new(TokioIo::new(stream), Bytes::new()), h2, watcher).await;
         }
     }
 
@@ -300,37 +329,38 @@ impl Opening {
     }
 }
 
-/// True if the first bytes are HTTP/2's preface (prior knowledge). Looks without taking them.
-async fn opens_with_h2(stream: &TcpStream) -> io::Result<bool> {
+/// Reads until it is plain whether a client speaks HTTP/2 (its preface, by prior knowledge), and returns what was read
+/// for the server to begin with. A client that says a word and leaves is noticed here.
+async fn opening_bytes(stream: &mut TcpStream) -> io::Result<(bool, Bytes)> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let mut first = [0; PREFACE.len()];
+    let mut first = BytesMut::with_capacity(FIRST_BYTES);
     loop {
-        let n = stream.peek(&mut first).await?;
-        if n == 0 {
+        if stream.read_buf(&mut first).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if !PREFACE.starts_with(&first[..n]) {
-            return Ok(false);
+        if first.len() >= PREFACE.len() || !PREFACE.starts_with(&first) {
+            return Ok((first.starts_with(PREFACE), first.freeze()));
         }
-        if n == PREFACE.len() {
-            return Ok(true);
-        }
-        // What has come is a beginning of it; looking again at once would spin.
-        tokio::time::sleep(PREFACE_PAUSE).await;
     }
 }
 
-async fn serve_connection<S>(stream: S, shared: Arc<Shared>, server: &Server, watcher: Watcher)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = service_fn(move |request| {
-        let forwarder = shared.forwarder.load_full();
-        async move { Ok::<_, Infallible>(forwarder.forward(request).await) }
-    });
-    let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-    if let Err(error) = watcher.watch(connection).await {
-        tracing::debug!(%error, "connection ended");
+impl Opening {
+    async fn serve<S>(self, wire: Wire<S>, h2: bool, watcher: Watcher)
+    where
+        Wire<S>: hyper::rt::Read + hyper::rt::Write,
+        S: Unpin + Send + 'static,
+    {
+        let Self { shared, servers, drain, .. } = self;
+        // On HTTP/2 the library does by itself what a line is for.
+        let client = (!h2).then(|| Arc::new(Connection { line: wire.line(), drain }));
+        let service = service_fn(move |request| {
+            let (forwarder, client) = (shared.forwarder.load_full(), client.clone());
+            async move { Ok::<_, Infallible>(forwarder.forward(request, client.as_deref()).await) }
+        });
+        let connection = servers.of(h2).serve_connection_with_upgrades(wire, service).into_owned();
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!(%error, "connection ended");
+        }
     }
 }
 
@@ -342,6 +372,7 @@ fn server() -> Server {
         .header_read_timeout(HEAD_TIMEOUT)
         .preserve_header_case(true)
         .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
         // The upstream's `date` passes, or none.
         .auto_date_header(false);
     server

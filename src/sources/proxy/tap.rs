@@ -108,6 +108,7 @@ pub struct RequestTap {
     passed: AtomicBool,
     bytes: AtomicU64,
     broken: AtomicBool,
+    answered: AtomicBool,
     scanner: Mutex<Scanner<4>>,
     model: OnceLock<ModelGroup>,
 }
@@ -121,6 +122,21 @@ impl RequestTap {
     /// True if it did.
     pub fn is_broken(&self) -> bool {
         self.broken.load(Relaxed)
+    }
+
+    /// True once the head of the response has come.
+    pub fn is_answered(&self) -> bool {
+        self.answered.load(Relaxed)
+    }
+
+    /// True once the request has passed whole, or does not matter any more.
+    pub fn has_passed(&self) -> bool {
+        self.passed.load(Relaxed)
+    }
+
+    /// Bytes of the body that have passed.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
     }
 
     /// Takes in the next bytes as they pass.
@@ -266,6 +282,7 @@ impl CallTap {
             passed: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
             broken: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             scanner: Mutex::new(Scanner::new(MEMBERS, MAX_MEMBER)),
             model: OnceLock::new(),
         });
@@ -293,6 +310,7 @@ impl CallTap {
     /// The response's head has come.
     pub fn head(&mut self, head: &response::Parts) {
         self.status = Some(head.status.as_u16());
+        self.request.answered.store(true, Relaxed);
         let now = self.meter.clock.now();
         self.headed = Some(now);
         let read_head = self.meter.read_head;

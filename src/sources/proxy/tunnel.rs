@@ -1,6 +1,7 @@
 //! `Upgrade`: once both sides have agreed, bytes pass unread until either side ends.
 
-use super::forward::AnswerBody;
+use super::Connection;
+use super::body::AnswerBody;
 use super::tap::CallTap;
 use crate::observation::Outcome;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
@@ -9,17 +10,20 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
+/// Held by what a drain waits for.
+pub(super) type Guard = tokio::sync::mpsc::Sender<()>;
+
 /// A client that wants to upgrade.
 pub(super) struct Wanted {
     protocol: HeaderValue,
     client: OnUpgrade,
+    /// A drain waits until the tunnel has ended.
+    drain: Guard,
 }
 
 /// The upgrade that a request asks for, if it does. Only HTTP/1.1 can ask.
-pub(super) fn wanted(request: &mut Request<Incoming>) -> Option<Wanted> {
-    if request.version() != Version::HTTP_11 {
-        return None;
-    }
+pub(super) fn wanted(request: &mut Request<Incoming>, client: Option<&Connection>) -> Option<Wanted> {
+    let client = client.filter(|_| request.version() == Version::HTTP_11)?;
     let protocol = request.headers().get(header::UPGRADE)?.clone();
     // An offer to go on in HTTP/2 is made to this hop, which may decline it; its settings do not pass.
     if protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
@@ -27,7 +31,8 @@ pub(super) fn wanted(request: &mut Request<Incoming>) -> Option<Wanted> {
     }
     let connection = request.headers().get(header::CONNECTION)?;
     let asks = connection.to_str().ok()?.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
-    asks.then(|| Wanted { protocol, client: hyper::upgrade::on(request) })
+    let drain = client.drain.clone();
+    asks.then(|| Wanted { protocol, client: hyper::upgrade::on(request), drain })
 }
 
 impl Wanted {
@@ -59,6 +64,7 @@ pub(super) fn open(
             Err(_) => Outcome::ClientGone,
         };
         tap.finish(outcome);
+        drop(wanted.drain);
     });
-    Response::from_parts(head, AnswerBody::Own { inner: Full::default() })
+    Response::from_parts(head, AnswerBody::Own(Full::default()))
 }

@@ -7,14 +7,15 @@
 //! that comes free. If it fails, it fails for all who waited for it: a dead upstream costs one
 //! timeout, not one for each caller.
 
-use super::{Connector, RequestBody, UpstreamError};
+use super::super::body::{RequestBody, Slot};
+use super::{Connector, Failure, MAX_HEAD, NotProcessed};
 use crate::causes::chain;
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::future::{Future, poll_fn};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -67,6 +68,8 @@ struct Connection {
     open: Arc<AtomicUsize>,
     /// Streams that the peer allows.
     allowed: watch::Receiver<usize>,
+    /// The peer has said GOAWAY: what is open ends, nothing new begins.
+    leaving: Arc<AtomicBool>,
 }
 
 /// One stream of one connection; given back when dropped.
@@ -84,6 +87,10 @@ impl Drop for Permit {
 }
 
 impl Connection {
+    fn is_usable(&self) -> bool {
+        !self.sender.is_closed() && !self.leaving.load(Relaxed)
+    }
+
     /// A stream, if the connection has one left.
     fn take(&self) -> bool {
         let limit = (*self.allowed.borrow()).min(MAX_STREAMS);
@@ -91,11 +98,9 @@ impl Connection {
     }
 }
 
-type Stream = (SendRequest<RequestBody>, Permit);
-
 /// What a caller finds in the pool.
 enum Found {
-    Stream(Stream),
+    Stream(Connection, Permit),
     /// Nobody opens a connection: this caller does.
     Open,
     /// Somebody does, or there are enough.
@@ -103,6 +108,9 @@ enum Found {
     /// The connection that was waited for could not be opened.
     Failed(String),
 }
+
+/// Connections that have refused a request: it goes up on another one.
+pub(super) type RefusedBy = Vec<Arc<AtomicUsize>>;
 
 impl Pool {
     pub(super) fn new(connector: Connector, upstream: &Uri) -> Self {
@@ -117,22 +125,37 @@ impl Pool {
     pub(super) async fn send(
         &self,
         request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Permit), UpstreamError> {
-        let (mut sender, permit) = self.acquire().await?;
-        let answered = sender.send_request(request).await;
-        answered.map(|response| (response, permit)).map_err(|error| UpstreamError::Broken(chain(&error)))
+        slot: &Slot,
+        refused_by: &mut RefusedBy,
+    ) -> Result<(Response<Incoming>, Permit), Failure> {
+        let (mut connection, permit) = self.acquire(refused_by).await?;
+        let request = request.map(|body| body.on(None, slot));
+        let mut error = match connection.sender.try_send_request(request).await {
+            Ok(response) => return Ok((response, permit)),
+            Err(error) => error,
+        };
+        let never_begun = error.take_message().is_some();
+        let error = error.into_error();
+        let proof = if never_begun { Some(NotProcessed::Unsent) } else { refusal(&error) };
+        let Some(proof) = proof else { return Err(Failure::Broken(chain(&error))) };
+        // GOAWAY or a closed connection is over for everybody, a refused stream for this request.
+        if never_begun || source(&error).is_some_and(h2::Error::is_go_away) {
+            connection.leaving.store(true, Relaxed);
+        }
+        refused_by.push(connection.open.clone());
+        Err(Failure::NotProcessed(proof, chain(&error)))
     }
 
-    async fn acquire(&self) -> Result<Stream, UpstreamError> {
+    async fn acquire(&self, refused_by: &RefusedBy) -> Result<(Connection, Permit), Failure> {
         let mut waited_since = None;
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
             // Listening before looking: what changes in between is not missed.
             changed.as_mut().enable();
-            match self.find(&mut waited_since) {
-                Found::Stream(stream) => return Ok(stream),
-                Found::Failed(reason) => return Err(UpstreamError::Connect(reason)),
+            match self.find(&mut waited_since, refused_by) {
+                Found::Stream(connection, permit) => return Ok((connection, permit)),
+                Found::Failed(reason) => return Err(Failure::Connect(reason)),
                 Found::Wait => changed.await,
                 Found::Open => {
                     let opening = Opening(self.0.clone());
@@ -143,12 +166,13 @@ impl Pool {
         }
     }
 
-    fn find(&self, waited_since: &mut Option<u64>) -> Found {
+    fn find(&self, waited_since: &mut Option<u64>, refused_by: &RefusedBy) -> Found {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.connections.retain(|connection| !connection.sender.is_closed());
-        if let Some(connection) = state.connections.iter().find(|c| c.take()) {
+        state.connections.retain(Connection::is_usable);
+        let others = |c: &&Connection| !refused_by.iter().any(|open| Arc::ptr_eq(open, &c.open));
+        if let Some(connection) = state.connections.iter().filter(others).find(|c| c.take()) {
             let permit = Permit { open: connection.open.clone(), changed: self.0.changed.clone() };
-            return Found::Stream((connection.sender.clone(), permit));
+            return Found::Stream(connection.clone(), permit);
         }
         if waited_since.is_some_and(|failures| failures != state.failures) && state.connections.is_empty() {
             return Found::Failed(state.reason.clone());
@@ -171,6 +195,7 @@ impl Pool {
             .initial_max_send_streams(0)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(STREAM_WINDOW * 4)
+            .max_header_list_size(MAX_HEAD as u32)
             .keep_alive_interval(KEEP_ALIVE);
         let (sender, connection) = builder.handshake(io).await.map_err(|e| chain(&e))?;
         let (tx, mut settings) = watch::channel(0);
@@ -180,7 +205,7 @@ impl Pool {
         if !came {
             return Err("the peer does not speak HTTP/2".into());
         }
-        Ok(Connection { sender, open: Arc::default(), allowed })
+        Ok(Connection { sender, open: Arc::default(), allowed, leaving: Arc::default() })
     }
 }
 
@@ -228,4 +253,17 @@ async fn driven<T>(
     if let Err(error) = ended.await {
         tracing::debug!(%error, "upstream h2 connection ended");
     }
+}
+
+/// The protocol's own error under hyper's.
+fn source(error: &hyper::Error) -> Option<&h2::Error> {
+    std::error::Error::source(error)?.downcast_ref()
+}
+
+/// The proof that the peer did not process a request, if the error is one: the peer's GOAWAY, which reaches only the
+/// streams above its last one, or its REFUSED_STREAM.
+fn refusal(error: &hyper::Error) -> Option<NotProcessed> {
+    let error = source(error)?;
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    (error.is_remote() && (error.is_go_away() || refused)).then_some(NotProcessed::Refused)
 }
