@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod addressed;
 mod architecture;
 mod assets;
 mod backtest;

@@ -8,6 +8,7 @@
 use super::Connection;
 use super::body::{AnswerBody, Gate, Passing, RequestBody};
 use super::hop::{self, end_to_end, join_cookies, set_host, without};
+use super::own_response::{own_response, spoken};
 #[cfg(feature = "aws")]
 use super::resign;
 use super::tap::{CallTap, Meter, RequestTap};
@@ -17,15 +18,18 @@ use super::wire::Line;
 use crate::config::Route;
 use crate::ledger::InFlight;
 use crate::observation::Outcome;
+use crate::route::Surface;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Most prefixes that a response names.
+const MOST_NAMED: usize = 10;
 
 /// A route and the client that reaches its upstream.
 #[derive(Debug, Clone)]
@@ -80,10 +84,10 @@ impl Forwarder {
         if request.method() == Method::CONNECT {
             let text =
                 "This is a reverse proxy: set the API's base URL to it, not HTTPS_PROXY. CONNECT is refused.";
-            return own_answer(StatusCode::METHOD_NOT_ALLOWED, text);
+            return own_response(Surface::Unknown, StatusCode::METHOD_NOT_ALLOWED, text);
         }
         let Some(target) = self.targets.iter().find(|t| serves(&t.route.prefix, request.uri().path())) else {
-            return own_answer(StatusCode::NOT_FOUND, "No route has a prefix of this path.");
+            return self.no_route(request.uri().path());
         };
         let wanted = tunnel::wanted(&mut request, client);
         let (mut head, body) = request.into_parts();
@@ -92,7 +96,7 @@ impl Forwarder {
         let gate = gate(&head, target, &body);
         if let Err((status, text)) = upward(&mut head, target, &body, wanted.as_ref()) {
             tap.finish(Outcome::UpstreamBroken);
-            return own_answer(status, text);
+            return own_response(tap.spoken(), status, text);
         }
         let body = RequestBody::passing(body, tap.request(), gate.clone());
         #[cfg(feature = "aws")]
@@ -100,7 +104,7 @@ impl Forwarder {
             Ok(held) => held,
             Err((outcome, status, text)) => {
                 tap.finish(outcome);
-                return own_answer(status, &text);
+                return own_response(tap.spoken(), status, &text);
             }
         };
         let mut up = Request::from_parts(head, body);
@@ -112,6 +116,19 @@ impl Forwarder {
             Ok((response, lease)) => answer(response, lease, tap, wanted, Down { line, gate, from }),
             Err(ended) => not_answered(ended, target, &mut tap),
         }
+    }
+}
+
+impl Forwarder {
+    /// What a client is told whose base URL lacks a prefix. Clients show a bare 404 as a model that does
+    /// not exist, so the text says what to set.
+    fn no_route(&self, path: &str) -> Response<AnswerBody> {
+        let prefixes: Vec<&str> = self.targets.iter().map(|t| &*t.route.prefix).take(MOST_NAMED).collect();
+        let text = format!(
+            "No route serves this path. Set the client's base URL to this proxy's address and one of: {}.",
+            prefixes.join(", ")
+        );
+        own_response(spoken(Surface::Unknown, path), StatusCode::NOT_FOUND, &text)
     }
 }
 
@@ -236,12 +253,12 @@ fn not_answered(ended: Ended, target: &Target, tap: &mut CallTap) -> Response<An
                 "The upstream of route \"{}\" took nothing of this request for a minute.",
                 target.route.name
             );
-            return own_answer(StatusCode::GATEWAY_TIMEOUT, &text);
+            return own_response(tap.spoken(), StatusCode::GATEWAY_TIMEOUT, &text);
         }
         // The client left in the middle of its request: nobody's answer to anybody.
         _ => {
             tap.finish(Outcome::ClientGone);
-            return own_answer(StatusCode::BAD_REQUEST, "The request broke off.");
+            return own_response(tap.spoken(), StatusCode::BAD_REQUEST, "The request broke off.");
         }
     };
     tap.finish(Outcome::UpstreamBroken);
@@ -251,7 +268,7 @@ fn not_answered(ended: Ended, target: &Target, tap: &mut CallTap) -> Response<An
         UpstreamError::Broken(_) => "broke off before it answered",
     };
     let text = format!("The upstream of route \"{}\" {what}.", target.route.name);
-    own_answer(StatusCode::BAD_GATEWAY, &text)
+    own_response(tap.spoken(), StatusCode::BAD_GATEWAY, &text)
 }
 
 /// Why a request was not signed: how the call ended, and what its caller is told.
@@ -352,7 +369,7 @@ fn answer(
     if coding.is_some() && down.from != Version::HTTP_11 {
         tap.finish(Outcome::UpstreamBroken);
         let text = "The response has a transfer coding that this client's protocol does not know.";
-        return own_answer(StatusCode::BAD_GATEWAY, text);
+        return own_response(tap.spoken(), StatusCode::BAD_GATEWAY, text);
     }
     if body.is_end_stream() {
         // Nobody will ask for the frames of an empty body.
@@ -402,20 +419,6 @@ fn upstream_uri(route: &Route, uri: &Uri) -> Option<Uri> {
     let mut parts = route.upstream.clone().into_parts();
     parts.path_and_query = Some(joined);
     Uri::from_parts(parts).ok()
-}
-
-/// An answer that Plimsoll gives itself, in the shape that the API's clients read.
-fn own_answer(status: StatusCode, message: &str) -> Response<AnswerBody> {
-    let body = serde_json::json!({
-        "type": "error",
-        "error": { "type": "api_error", "message": format!("plimsoll: {message}") },
-    });
-    let mut response = Response::new(AnswerBody::Own(Full::from(body.to_string())));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert("x-plimsoll-answered", HeaderValue::from_static("true"));
-    response
 }
 
 #[cfg(test)]

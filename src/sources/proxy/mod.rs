@@ -12,6 +12,7 @@ mod forward;
 mod frames;
 pub mod hop;
 pub mod identify;
+mod own_response;
 #[cfg(feature = "aws")]
 mod resign;
 pub mod scan;

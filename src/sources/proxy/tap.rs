@@ -307,6 +307,11 @@ impl CallTap {
         self.request.clone()
     }
 
+    /// The surface whose API the caller speaks.
+    pub(super) fn spoken(&self) -> Surface {
+        super::own_response::spoken(self.call.surface, &self.call.path)
+    }
+
     /// The response's head has come.
     pub fn head(&mut self, head: &response::Parts) {
         self.status = Some(head.status.as_u16());
