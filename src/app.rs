@@ -492,7 +492,9 @@ impl Hops {
             tracing::info!(address = %hop.address, "listener is gone; draining it");
             tokio::spawn(hop.drain());
         }
-        meter.ledger.keep_routes(&hops.iter().flat_map(Hop::routes).collect::<Vec<_>>());
+        let routes: Vec<_> = hops.iter().flat_map(Hop::routes).collect();
+        meter.ledger.keep_routes(&routes);
+        meter.stats.routes.keep(&routes.iter().map(|route| route.as_str()).collect::<Vec<_>>());
         Ok(hops)
     }
 }

@@ -14,6 +14,11 @@ impl Count {
         self.0.fetch_add(1, Relaxed);
     }
 
+    /// One more; true for the first one, so that it is said once.
+    pub fn first(&self) -> bool {
+        self.0.fetch_add(1, Relaxed) == 0
+    }
+
     /// `n` more.
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Relaxed);
@@ -119,6 +124,39 @@ impl Feeds {
     }
 }
 
+/// What a route did to requests beside passing them on.
+#[derive(Debug, Default)]
+pub struct RouteCounts {
+    /// Paths that lacked `/v1`, and were forwarded with it.
+    pub missing_v1: Count,
+    /// Paths that began with `/v1/v1`, and were forwarded with one.
+    pub doubled_v1: Count,
+}
+
+/// The counts of each route, by name.
+#[derive(Debug, Default)]
+pub struct Routes(Mutex<BTreeMap<Arc<str>, Arc<RouteCounts>>>);
+
+impl Routes {
+    /// The counts of a route; the same ones for the same name.
+    pub fn of(&self, name: &str) -> Arc<RouteCounts> {
+        let mut routes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        routes.entry(name.into()).or_default().clone()
+    }
+
+    /// Every route.
+    pub fn all(&self) -> Vec<(Arc<str>, Arc<RouteCounts>)> {
+        let routes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        routes.iter().map(|(name, counts)| (name.clone(), counts.clone())).collect()
+    }
+
+    /// Forgets routes that no configuration names any more.
+    pub fn keep(&self, configured: &[&str]) {
+        let mut routes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        routes.retain(|name, _| configured.contains(&&**name));
+    }
+}
+
 /// Everything that Plimsoll counts about itself.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -140,6 +178,8 @@ pub struct Stats {
     pub last_reload_refused: Count,
     /// Unix time, in seconds, at which a configuration was last put in place.
     pub last_reload_at: Count,
+    /// What routes did to requests beside passing them on.
+    pub routes: Routes,
     /// What is polled.
     pub sources: Sources,
     /// What is told by sources outside of the path.

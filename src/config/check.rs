@@ -3,8 +3,8 @@
 
 use super::problem::{Invalid, Problem, suggestion};
 use super::{
-    Admin, Alertmanager, Alerts, Config, Evidence, Listener, Otlp, OtlpProtocol, Resign, Route, Semconv,
-    ServerTls, wire,
+    Admin, Alertmanager, Alerts, Config, Evidence, Listener, Otlp, OtlpProtocol, ProviderHost, Resign, Route,
+    Semconv, ServerTls, wire,
 };
 use crate::engine::{BookLimits, Thresholds};
 use crate::limit::Knobs;
@@ -204,6 +204,7 @@ impl Checker<'_> {
         let client_cert_file = self.file(route.client_cert_file, &format!("{path}.client_cert_file"));
         let upstream = self.url(&route.upstream, &format!("{path}.upstream"), &["http", "https"])?;
         let resign = route.resign.map(|resign| self.resign(resign, guarded, &upstream, path));
+        let own_host = upstream.host().and_then(ProviderHost::of);
         Some(Route {
             name: RouteName::new(&route.name.value),
             prefix,
@@ -216,6 +217,8 @@ impl Checker<'_> {
             ca_file,
             client_cert_file,
             http2: route.http2,
+            // A signature covers the path.
+            repair: own_host.filter(|_| route.repair_paths && resign.is_none()),
             resign,
         })
     }
@@ -621,6 +624,7 @@ fn origin(upstream: &Uri) -> Arc<str> {
 
 fn default_listener() -> Listener {
     let upstream = Uri::from_static(ANTHROPIC);
+    let repair = upstream.host().and_then(ProviderHost::of);
     let route = Route {
         name: RouteName::new("anthropic"),
         prefix: String::new(),
@@ -633,6 +637,7 @@ fn default_listener() -> Listener {
         ca_file: None,
         client_cert_file: None,
         http2: false,
+        repair,
         resign: None,
     };
     Listener { bind: HOP, routes: vec![route], tls: None }

@@ -108,8 +108,30 @@ pub struct Route {
     pub client_cert_file: Option<PathBuf>,
     /// Speak HTTP/2 to the upstream.
     pub http2: bool,
+    /// The provider whose paths are repaired; absent where the upstream is not its own host, or it is turned off.
+    pub repair: Option<ProviderHost>,
     /// Sign its requests to AWS anew.
     pub resign: Option<Resign>,
+}
+
+/// A provider's own API host: there it is certain which paths do not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProviderHost {
+    /// `api.anthropic.com`.
+    Anthropic,
+    /// `api.openai.com`.
+    OpenAi,
+}
+
+impl ProviderHost {
+    /// The provider of exactly this host. A gateway's name may end in the same letters, and serve other paths.
+    pub fn of(host: &str) -> Option<Self> {
+        match host.to_ascii_lowercase().as_str() {
+            "api.anthropic.com" => Some(Self::Anthropic),
+            "api.openai.com" => Some(Self::OpenAi),
+            _ => None,
+        }
+    }
 }
 
 /// How requests to AWS are signed anew, with the sidecar's own credentials.

@@ -173,3 +173,33 @@ fn a_secret_that_stands_in_the_file_is_refused_and_not_read_out() {
         assert!(!complaint.contains("hunter2") && !complaint.contains("1234567"), "{complaint}");
     }
 }
+
+#[test]
+fn paths_are_repaired_only_where_the_upstream_is_the_providers_own_host() {
+    let repair = |upstream: &str, further: &str| {
+        let yaml = format!(
+            "listeners: [{{bind: '127.0.0.1:1', routes: [{{name: a, upstream: '{upstream}'{further}}}]}}]"
+        );
+        Config::parse(&yaml, &|_| None).unwrap().routes().next().unwrap().repair
+    };
+    for (upstream, host) in [
+        ("https://api.anthropic.com", Some(ProviderHost::Anthropic)),
+        ("https://API.Anthropic.com:443/base", Some(ProviderHost::Anthropic)),
+        ("https://api.openai.com/v1", Some(ProviderHost::OpenAi)),
+        ("https://api.anthropic.com.evil.example", None),
+        ("https://gateway.api.anthropic.com", None),
+        ("https://anthropic.com", None),
+        ("http://litellm:4000/api.anthropic.com", None),
+        ("http://127.0.0.1:4000", None),
+    ] {
+        assert_eq!(repair(upstream, ""), host, "{upstream}");
+        assert_eq!(repair(upstream, ", repair_paths: false"), None, "{upstream}");
+    }
+    assert_eq!(Config::defaults().routes().next().unwrap().repair, Some(ProviderHost::Anthropic));
+    #[cfg(feature = "aws")]
+    assert_eq!(
+        repair("https://api.anthropic.com", ", resign: {region: us-east-1}"),
+        None,
+        "a signature covers the path"
+    );
+}

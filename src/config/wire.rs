@@ -139,10 +139,19 @@ pub(super) struct Route {
     /// Speak HTTP/2 to this upstream. Further connections are opened at its stream limit.
     #[serde(default)]
     pub(super) http2: bool,
+    /// Forward paths that the provider's own host certainly answers with 404 as they were meant: `/messages` as
+    /// `/v1/messages`, `/v1/v1/…` as `/v1/…`. Only where the upstream's host is `api.anthropic.com` or
+    /// `api.openai.com`; `false` turns it off.
+    #[serde(default = "yes")]
+    pub(super) repair_paths: bool,
     /// Sign requests to AWS anew, with this sidecar's own credentials: a caller's signature covers the host, which
     /// the hop changes. Whoever reaches the listener then calls AWS as the sidecar.
     #[serde(default)]
     pub(super) resign: Option<Resign>,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// How requests to AWS are signed anew.

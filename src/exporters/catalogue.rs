@@ -87,6 +87,8 @@ pub mod key {
     pub const CONTACT: &str = "contact";
     /// Our version.
     pub const VERSION: &str = "version";
+    /// What was repaired: `missing_v1`, `doubled_v1`.
+    pub const REPAIR: &str = "plimsoll.repair";
 }
 
 const BUCKET: &[&str] = &[
@@ -163,6 +165,7 @@ catalogue! {
     TOKENS_USED = "plimsoll.tokens", "{token}", Counter, TOKENS, "Tokens used, as the provider reports them; cache reads do not count against input limits.";
     RETRIES = "plimsoll.retries", "{attempt}", Counter, RETRIED, "Attempts that failed before the one that was told of, as a client counts them (Claude Code's OTLP); how each failed is not told.";
     IN_FLIGHT = "plimsoll.in_flight", "{request}", Gauge, &[key::ROUTE], "Calls in flight.";
+    REPAIRED = "plimsoll.paths.repaired", "{request}", Counter, &[key::ROUTE, key::REPAIR], "Requests whose path the provider certainly answers with 404, and which were forwarded as they were meant: a client's base URL needs mending.";
     OWNER_INFO = "plimsoll.owner.info", "", Gauge, &[key::OWNER, key::OWNER_KIND, key::RUNBOOK, key::DASHBOARD, key::CONTACT], "A configured owner, with whom to call and where its runbook is; always 1.";
     SOURCE_UP = "plimsoll.source.up", "", Gauge, &[key::SOURCE], "1 while a source of observations works.";
     SOURCE_TIME = "plimsoll.source.last_success.time", "s", Gauge, &[key::SOURCE], "Unix time of a source's newest observation of a limit, or of its newest poll that gave something.";
@@ -512,12 +515,25 @@ fn fed(name: &str, feed: &Feed, asked: bool, repeated: u64, push: &mut Push<'_>)
     push(&UNUSABLE, Point::new(known(source()), Value::Whole(feed.unusable.get())));
 }
 
+/// What routes did to requests; nothing of what never happened.
+fn route_points(stats: &Stats, push: &mut Push<'_>) {
+    for (route, counts) in stats.routes.all() {
+        for (repair, count) in [("missing_v1", &counts.missing_v1), ("doubled_v1", &counts.doubled_v1)] {
+            if count.get() > 0 {
+                let attributes = vec![(key::ROUTE, text(&route)), (key::REPAIR, repair.into())];
+                push(&REPAIRED, Point::new(known(attributes), Value::Whole(count.get())));
+            }
+        }
+    }
+}
+
 fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
     let hop = || known(vec![(key::SOURCE, Cow::Borrowed("hop"))]);
     push(&SOURCE_UP, Point::new(hop(), Value::Whole(1)));
     if let Some(newest) = snapshot.buckets.iter().filter(|b| b.used.is_none()).map(|b| b.observed).max() {
         push(&SOURCE_TIME, Point::new(hop(), Value::Real(newest.secs_f64())));
     }
+    route_points(stats, push);
     for (name, polls) in stats.sources.all() {
         polled(&name, &polls, push);
     }

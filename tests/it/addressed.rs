@@ -1,6 +1,9 @@
 //! What a client gets from our address that it would not get from its provider's: as little as can be.
 
-use crate::support::Sidecar;
+use crate::support::raw::{Conn, Upstream};
+use crate::support::{Sidecar, parsed, route_to};
+use plimsoll::app::Seams;
+use plimsoll::config::ProviderHost;
 use serde_json::Value;
 
 const NOBODY: &str = "127.0.0.1:1";
@@ -57,4 +60,59 @@ async fn a_path_of_no_route_is_told_which_base_url_to_set() {
     assert_eq!(body["error"]["type"], "not_found_error");
     let text = body["error"]["message"].as_str().unwrap();
     assert!(text.contains("base URL") && text.contains("/claude") && text.contains("/openai"), "{text}");
+}
+
+/// What goes up for these bytes, and the sidecar.
+async fn sent_up(host: Option<ProviderHost>, asked: &[&str]) -> (Vec<String>, Sidecar) {
+    let (upstream, mut seen) = Upstream::recording("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+    let mut config = parsed(&route_to(upstream.address));
+    config.listeners[0].routes[0].repair = host;
+    let sidecar = Sidecar::of(config, Seams { env: |_| None, ..Seams::default() }).await;
+    let mut client = Conn::connect(sidecar.hop).await;
+    let mut up = Vec::new();
+    for bytes in asked {
+        client.write(bytes).await;
+        assert!(client.until("\r\n\r\n{}").await.unwrap().starts_with("HTTP/1.1 200"));
+        // The address of this upstream differs from run to run.
+        up.push(seen.recv().await.unwrap().replace(&upstream.address.to_string(), "HOST"));
+    }
+    (up, sidecar)
+}
+
+fn post(path: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: HOST\r\nX-Api-Key: k\r\nx-Odd: a b\r\nAnthropic-Beta: new-thing\r\n\
+         Content-Length: 25\r\n\r\n{{ \"model\" : \"/messages\" }}"
+    )
+}
+
+#[tokio::test]
+async fn a_repaired_request_differs_from_what_was_sent_in_its_path_and_nothing_else() {
+    let asked =
+        ["/messages?beta=true", "/v1/v1/messages", "/v1/messages", "/chat/completions", "/"].map(post);
+    let asked: Vec<&str> = asked.iter().map(String::as_str).collect();
+    let (up, sidecar) = sent_up(Some(ProviderHost::Anthropic), &asked).await;
+    let meant =
+        ["/v1/messages?beta=true", "/v1/messages", "/v1/messages", "/chat/completions", "/"].map(post);
+    assert_eq!(up, meant);
+    let counted = async |repair: &str, n| {
+        let parts = ["plimsoll_route=\"api\"", repair];
+        sidecar.wait_metric("plimsoll_paths_repaired_total", &parts, n).await;
+    };
+    counted("plimsoll_repair=\"missing_v1\"", 1.0).await;
+    counted("plimsoll_repair=\"doubled_v1\"", 1.0).await;
+    // Measured as what they are: calls to the Messages API without its limit headers.
+    sidecar.wait_metric("plimsoll_headers_missing_total", &[], 3.0).await;
+}
+
+#[tokio::test]
+async fn on_any_other_host_and_for_signed_requests_every_path_passes_as_it_is() {
+    let asked = ["/messages", "/v1/v1/messages", "/models/x"].map(post);
+    let asked: Vec<&str> = asked.iter().map(String::as_str).collect();
+    let (up, sidecar) = sent_up(None, &asked).await;
+    assert_eq!(up, asked);
+    assert_eq!(sidecar.metric("plimsoll_paths_repaired_total", &[]).await, None);
+    let signed = post("/messages").replace("X-Api-Key: k", "Authorization: AWS4-HMAC-SHA256 Credential=k");
+    let (up, _) = sent_up(Some(ProviderHost::Anthropic), &[&signed]).await;
+    assert_eq!(up, [signed]);
 }

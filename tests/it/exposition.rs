@@ -10,6 +10,7 @@ use plimsoll::ledger::{Totals, TotalsKey};
 use plimsoll::limit::{Amount, Limiter, Scope, Timestamp, Window};
 use plimsoll::owner::{Class, OwnerRule, Owners, Rung};
 use plimsoll::route::{ModelGroup, Owner, OwnerId, OwnerKind, RouteName, Surface};
+use plimsoll::stats::Stats;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,9 +101,11 @@ fn facts() -> Facts {
         contact: Some("#search-oncall".into()),
         ..OwnerRule::named("search")
     };
+    let stats = Stats::default();
+    stats.routes.of("api").missing_v1.add(4);
     Facts {
         owners: ArcSwap::from_pointee(Owners::new(vec![rule])),
-        stats: Arc::default(),
+        stats: Arc::new(stats),
         genai: GenAi::new(Semconv::Off, None),
     }
 }

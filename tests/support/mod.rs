@@ -54,7 +54,11 @@ impl Sidecar {
     }
 
     pub async fn with(config: &str, seams: Seams) -> Self {
-        let config = Config::parse(config, &|_| None).unwrap_or_else(|e| panic!("test configuration: {e}"));
+        Self::of(parsed(config), seams).await
+    }
+
+    /// A sidecar whose configuration says what no file can.
+    pub async fn of(config: Config, seams: Seams) -> Self {
         let running = app::start(config, seams).await.expect("sidecar starts");
         let nowhere = ([127, 0, 0, 1], 0).into();
         Self { hop: running.hops().first().copied().unwrap_or(nowhere), metrics: running.metrics, running }
@@ -100,6 +104,10 @@ pub fn metric(text: &str, name: &str, parts: &[&str]) -> Option<f64> {
         .map(|l| l.rsplit(' ').next().unwrap().parse().unwrap())
         .collect();
     (!values.is_empty()).then(|| values.iter().sum())
+}
+
+pub fn parsed(config: &str) -> Config {
+    Config::parse(config, &|_| None).unwrap_or_else(|e| panic!("test configuration: {e}"))
 }
 
 pub fn route_to(upstream: SocketAddr) -> String {

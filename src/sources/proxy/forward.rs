@@ -7,6 +7,7 @@
 
 use super::Connection;
 use super::body::{AnswerBody, Gate, Passing, RequestBody};
+use super::endpoint_repair;
 use super::hop::{self, end_to_end, join_cookies, set_host, without};
 use super::own_response::{own_response, spoken};
 #[cfg(feature = "aws")]
@@ -19,6 +20,7 @@ use crate::config::Route;
 use crate::ledger::InFlight;
 use crate::observation::Outcome;
 use crate::route::Surface;
+use crate::stats::RouteCounts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
@@ -42,6 +44,8 @@ pub(super) struct Target {
     pub(super) host: HeaderValue,
     /// Its calls in flight.
     pub(super) in_flight: Arc<InFlight>,
+    /// What it did to requests beside passing them on.
+    pub(super) counts: Arc<RouteCounts>,
     /// Signs its requests anew.
     #[cfg(feature = "aws")]
     pub(super) signer: Option<Arc<resign::Signer>>,
@@ -91,10 +95,12 @@ impl Forwarder {
         };
         let wanted = tunnel::wanted(&mut request, client);
         let (mut head, body) = request.into_parts();
+        let uri = upstream_uri(&target.route, &head.uri)
+            .map(|uri| endpoint_repair::apply(&target.route, &target.counts, uri, &mut head));
         let mut tap = CallTap::begin(&self.meter, &target.in_flight, &target.route, &head);
         let from = head.version;
         let gate = gate(&head, target, &body);
-        if let Err((status, text)) = upward(&mut head, target, &body, wanted.as_ref()) {
+        if let Err((status, text)) = upward(&mut head, uri, target, &body, wanted.as_ref()) {
             tap.finish(Outcome::UpstreamBroken);
             return own_response(tap.spoken(), status, text);
         }
@@ -150,11 +156,12 @@ fn gate(head: &http::request::Parts, target: &Target, body: &Incoming) -> Option
 /// Makes a request's head the one that goes up.
 fn upward(
     head: &mut http::request::Parts,
+    uri: Option<Uri>,
     target: &Target,
     body: &Incoming,
     wanted: Option<&tunnel::Wanted>,
 ) -> Result<(), (StatusCode, &'static str)> {
-    let Some(uri) = upstream_uri(&target.route, &head.uri) else {
+    let Some(uri) = uri else {
         let text = "This path cannot be joined to the upstream's address.";
         return Err((StatusCode::BAD_REQUEST, text));
     };
@@ -439,6 +446,7 @@ mod tests {
             ca_file: None,
             client_cert_file: None,
             http2: false,
+            repair: None,
             resign: None,
         }
     }

@@ -8,6 +8,7 @@
 pub mod answer;
 mod body;
 pub mod decode;
+mod endpoint_repair;
 mod forward;
 mod frames;
 pub mod hop;
@@ -151,6 +152,7 @@ fn target(route: &Route, meter: &Arc<Meter>, old: Option<&Forwarder>) -> Result<
         upstream,
         host,
         in_flight: meter.ledger.route(&route.name),
+        counts: meter.stats.routes.of(route.name.as_str()),
         #[cfg(feature = "aws")]
         signer: match kept.and_then(|kept| kept.signer.clone()) {
             // Its credentials are kept with it.
