@@ -151,6 +151,12 @@ impl Call {
         valid.then_some(id)
     }
 
+    /// False for what asks no model anything: lists of models, health checks, anything that is no POST. That it
+    /// was answered says nothing of a limit.
+    pub fn asks_a_model(&self) -> bool {
+        self.method == http::Method::POST
+    }
+
     /// What is known of the account before an answer has told.
     pub fn cloud(&self) -> Account {
         let region = self.region.clone().filter(|_| self.surface.is_cloud());

@@ -131,6 +131,12 @@ pub struct RouteCounts {
     pub missing_v1: Count,
     /// Paths that began with `/v1/v1`, and were forwarded with one.
     pub doubled_v1: Count,
+    /// WebSockets that passed, unmeasured.
+    pub websockets: Count,
+    /// WebSockets that were answered with 426.
+    pub websockets_refused: Count,
+    /// Requests that call no model.
+    pub other: Count,
 }
 
 /// The counts of each route, by name.

@@ -204,6 +204,9 @@ impl Checker<'_> {
         let client_cert_file = self.file(route.client_cert_file, &format!("{path}.client_cert_file"));
         let upstream = self.url(&route.upstream, &format!("{path}.upstream"), &["http", "https"])?;
         let resign = route.resign.map(|resign| self.resign(resign, guarded, &upstream, path));
+        let websocket = route.websocket.as_ref().and_then(|word| {
+            self.word(word, &format!("{path}.websocket"), "way with WebSockets", &["tunnel", "refuse"])
+        });
         let own_host = upstream.host().and_then(ProviderHost::of);
         Some(Route {
             name: RouteName::new(&route.name.value),
@@ -219,6 +222,7 @@ impl Checker<'_> {
             http2: route.http2,
             // A signature covers the path.
             repair: own_host.filter(|_| route.repair_paths && resign.is_none()),
+            refuse_websocket: websocket.as_deref() == Some("refuse"),
             resign,
         })
     }
@@ -638,6 +642,7 @@ fn default_listener() -> Listener {
         client_cert_file: None,
         http2: false,
         repair,
+        refuse_websocket: false,
         resign: None,
     };
     Listener { bind: HOP, routes: vec![route], tls: None }

@@ -110,6 +110,8 @@ pub struct Route {
     pub http2: bool,
     /// The provider whose paths are repaired; absent where the upstream is not its own host, or it is turned off.
     pub repair: Option<ProviderHost>,
+    /// Answer an upgrade to a WebSocket with 426, so that its client goes on by requests.
+    pub refuse_websocket: bool,
     /// Sign its requests to AWS anew.
     pub resign: Option<Resign>,
 }

@@ -144,6 +144,11 @@ pub(super) struct Route {
     /// `api.openai.com`; `false` turns it off.
     #[serde(default = "yes")]
     pub(super) repair_paths: bool,
+    /// What becomes of a WebSocket: `tunnel` (by default) passes it unmeasured; `refuse` answers 426, upon which
+    /// clients such as Codex go on by requests that can be measured.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub(super) websocket: Option<Spanned<String>>,
     /// Sign requests to AWS anew, with this sidecar's own credentials: a caller's signature covers the host, which
     /// the hop changes. Whoever reaches the listener then calls AWS as the sidecar.
     #[serde(default)]

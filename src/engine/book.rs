@@ -256,8 +256,10 @@ impl Book {
 
     pub(super) fn take_head(&mut self, head: &Head) {
         let call = &head.call;
-        let arrivals = self.arrivals.entry(call.route.clone()).or_insert_with(|| Arrivals::new(head.at));
-        arrivals.counted.add(1, head.at);
+        if call.asks_a_model() {
+            let arrivals = self.arrivals.entry(call.route.clone()).or_insert_with(|| Arrivals::new(head.at));
+            arrivals.counted.add(1, head.at);
+        }
         self.take_levels(head);
     }
 
@@ -503,7 +505,7 @@ impl Book {
         if !end.failed() {
             self.leave_pool(&end, Refusal::None, &left);
             let owner = self.owners.resolve(surface.owner_kind(), account, &call.route);
-            if end.succeeded() && self.incidents.success(&end) {
+            if end.succeeded() && call.asks_a_model() && self.incidents.success(&end) {
                 self.alerts_version += 1;
             }
             return Judged { end, surface, owner, verdict: None, reported: false };

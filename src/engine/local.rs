@@ -330,7 +330,7 @@ pub(super) const WINDOW: Window = Window::Minute;
 /// True for calls that draw on a cloud's model quotas.
 pub(super) fn counts(call: &Call) -> bool {
     let counting = ["count-tokens", "count_tokens"].iter().any(|name| call.path.contains(name));
-    call.surface.is_cloud() && call.method == http::Method::POST && !counting
+    call.surface.is_cloud() && call.asks_a_model() && !counting
 }
 
 fn counts_of<'a>(key: &'a LocalKey, entry: &'a Entry, now: Timestamp) -> impl Iterator<Item = Count<'a>> {

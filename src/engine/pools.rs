@@ -140,7 +140,7 @@ pub(super) enum Refusal {
 
 /// True for a call that draws on a model's minute buckets.
 fn draws(call: &Call) -> bool {
-    call.method == http::Method::POST && pool_of_path(&call.path).is_none()
+    call.asks_a_model() && pool_of_path(&call.path).is_none()
 }
 
 /// The pool of an endpoint that has limits of its own (documented): token counting, batches, files and

@@ -161,11 +161,13 @@ catalogue! {
     RETRY_AFTER = "plimsoll.retry_after", "s", Gauge, REJECTION, "What is left of the wait that the newest refusal stated.";
     ROUTE_CHANGES = "plimsoll.route.changes", "{change}", Counter, CHANGES, "Changes of a route (credential, plan, provider, model) while an incident was open: they destroy its evidence.";
     HEADERS_MISSING = "plimsoll.headers.missing", "{response}", Counter, MISSING, "Successes of Anthropic's Messages without any of its limit headers: something between drops them, or writes them anew.";
-    REQUESTS = "plimsoll.requests", "{request}", Counter, CALLS, "Calls that ended, by status; without a status no response came.";
+    REQUESTS = "plimsoll.requests", "{request}", Counter, CALLS, "Calls to models that ended, by status; without a status no response came.";
     TOKENS_USED = "plimsoll.tokens", "{token}", Counter, TOKENS, "Tokens used, as the provider reports them; cache reads do not count against input limits.";
     RETRIES = "plimsoll.retries", "{attempt}", Counter, RETRIED, "Attempts that failed before the one that was told of, as a client counts them (Claude Code's OTLP); how each failed is not told.";
     IN_FLIGHT = "plimsoll.in_flight", "{request}", Gauge, &[key::ROUTE], "Calls in flight.";
     REPAIRED = "plimsoll.paths.repaired", "{request}", Counter, &[key::ROUTE, key::REPAIR], "Requests whose path the provider certainly answers with 404, and which were forwarded as they were meant: a client's base URL needs mending.";
+    WEBSOCKETS = "plimsoll.websockets", "{connection}", Counter, &[key::ROUTE, key::OUTCOME], "WebSockets by what became of them: `tunnelled` ones pass unmeasured, `refused` ones were answered with 426, so that their client sends requests.";
+    REQUESTS_OTHER = "plimsoll.requests.other", "{request}", Counter, &[key::ROUTE], "Requests that call no model: lists of models, health checks, anything that is no POST. They are no traffic, and no success.";
     OWNER_INFO = "plimsoll.owner.info", "", Gauge, &[key::OWNER, key::OWNER_KIND, key::RUNBOOK, key::DASHBOARD, key::CONTACT], "A configured owner, with whom to call and where its runbook is; always 1.";
     SOURCE_UP = "plimsoll.source.up", "", Gauge, &[key::SOURCE], "1 while a source of observations works.";
     SOURCE_TIME = "plimsoll.source.last_success.time", "s", Gauge, &[key::SOURCE], "Unix time of a source's newest observation of a limit, or of its newest poll that gave something.";
@@ -518,6 +520,15 @@ fn fed(name: &str, feed: &Feed, asked: bool, repeated: u64, push: &mut Push<'_>)
 /// What routes did to requests; nothing of what never happened.
 fn route_points(stats: &Stats, push: &mut Push<'_>) {
     for (route, counts) in stats.routes.all() {
+        let websockets = [("tunnelled", &counts.websockets), ("refused", &counts.websockets_refused)];
+        for (outcome, count) in websockets.into_iter().filter(|(_, count)| count.get() > 0) {
+            let attributes = vec![(key::ROUTE, text(&route)), (key::OUTCOME, outcome.into())];
+            push(&WEBSOCKETS, Point::new(known(attributes), Value::Whole(count.get())));
+        }
+        if counts.other.get() > 0 {
+            let attributes = known(vec![(key::ROUTE, text(&route))]);
+            push(&REQUESTS_OTHER, Point::new(attributes, Value::Whole(counts.other.get())));
+        }
         for (repair, count) in [("missing_v1", &counts.missing_v1), ("doubled_v1", &counts.doubled_v1)] {
             if count.get() > 0 {
                 let attributes = vec![(key::ROUTE, text(&route)), (key::REPAIR, repair.into())];

@@ -1,6 +1,6 @@
 //! What a client gets from our address that it would not get from its provider's: as little as can be.
 
-use crate::support::raw::{Conn, Upstream};
+use crate::support::raw::{Conn, Upstream, header};
 use crate::support::{Sidecar, parsed, route_to};
 use plimsoll::app::Seams;
 use plimsoll::config::ProviderHost;
@@ -115,4 +115,75 @@ async fn on_any_other_host_and_for_signed_requests_every_path_passes_as_it_is() 
     let signed = post("/messages").replace("X-Api-Key: k", "Authorization: AWS4-HMAC-SHA256 Credential=k");
     let (up, _) = sent_up(Some(ProviderHost::Anthropic), &[&signed]).await;
     assert_eq!(up, [signed]);
+}
+
+const WEBSOCKET: &str =
+    "GET /openai/responses HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: WebSocket\r\n\r\n";
+
+#[tokio::test]
+async fn a_refused_websocket_is_told_what_to_speak_and_its_connection_goes_on() {
+    let (upstream, mut seen) = Upstream::recording("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+    let config = route_to(upstream.address).replace("{name: api,", "{name: api, websocket: refuse,");
+    let sidecar = Sidecar::start(&config).await;
+    let mut client = Conn::connect(sidecar.hop).await;
+    client.write(WEBSOCKET).await;
+    let head = client.head().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
+    assert_eq!((header(&head, "upgrade"), header(&head, "connection")), (Some("HTTP/1.1"), Some("upgrade")));
+    let length = header(&head, "content-length").unwrap().parse().unwrap();
+    let body: Value = serde_json::from_slice(&client.exactly(length).await).unwrap();
+    assert_eq!(body["error"]["type"], "invalid_request_error");
+    assert_eq!(body.get("type"), None, "Codex reads OpenAI's shape");
+    // As Codex does it: the same as a request.
+    client.write(post("/openai/responses")).await;
+    assert!(client.until("\r\n\r\n{}").await.unwrap().starts_with("HTTP/1.1 200"));
+    assert!(seen.recv().await.unwrap().starts_with("POST "), "nothing of the upgrade went up");
+    sidecar.wait_metric("plimsoll_websockets_total", &["plimsoll_outcome=\"refused\""], 1.0).await;
+    assert_eq!(sidecar.metric("plimsoll_websockets_total", &["tunnelled"]).await, None);
+    sidecar.wait_metric("plimsoll_requests_total", &[], 1.0).await;
+}
+
+#[tokio::test]
+async fn a_tunnelled_websocket_is_counted_as_unmeasured() {
+    let upstream = Upstream::start(|mut conn: Conn| async move {
+        conn.head().await.unwrap();
+        conn.write("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhi")
+            .await;
+        conn.rest().await;
+    })
+    .await;
+    let sidecar = Sidecar::to(upstream.address).await;
+    let mut client = Conn::connect(sidecar.hop).await;
+    client.write(WEBSOCKET).await;
+    assert!(client.head().await.unwrap().starts_with("HTTP/1.1 101"));
+    assert_eq!(client.exactly(2).await, b"hi");
+    sidecar.wait_metric("plimsoll_websockets_total", &["plimsoll_outcome=\"tunnelled\""], 1.0).await;
+}
+
+#[tokio::test]
+async fn health_checks_and_the_control_plane_pass_and_are_no_model_traffic() {
+    let (upstream, mut seen) = Upstream::recording("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let sidecar = Sidecar::to(upstream.address).await;
+    let asked = [
+        "HEAD /api/hello",
+        "HEAD /",
+        "GET /v1/models",
+        "GET /inference-profiles?type=SYSTEM_DEFINED",
+        "DELETE /v1/files/f",
+    ];
+    let mut client = Conn::connect(sidecar.hop).await;
+    for (n, line) in asked.into_iter().enumerate() {
+        client.write(format!("{line} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+        assert!(client.head().await.unwrap().starts_with("HTTP/1.1 200"), "{line}");
+        assert!(seen.recv().await.unwrap().starts_with(&format!("{line} HTTP/1.1")));
+        sidecar
+            .wait_metric("plimsoll_requests_other_total", &["plimsoll_route=\"api\""], n as f64 + 1.0)
+            .await;
+    }
+    for name in ["plimsoll_requests_total", "plimsoll_headers_missing_total", "plimsoll_rejections_total"] {
+        assert_eq!(sidecar.metric(name, &[]).await, None, "{name}");
+    }
+    client.write("POST /v1/messages HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}").await;
+    client.head().await.unwrap();
+    sidecar.wait_metric("plimsoll_requests_total", &[], 1.0).await;
 }

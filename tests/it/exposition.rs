@@ -102,7 +102,11 @@ fn facts() -> Facts {
         ..OwnerRule::named("search")
     };
     let stats = Stats::default();
-    stats.routes.of("api").missing_v1.add(4);
+    let counts = stats.routes.of("api");
+    counts.missing_v1.add(4);
+    counts.websockets.add(2);
+    counts.websockets_refused.up();
+    counts.other.add(7);
     Facts {
         owners: ArcSwap::from_pointee(Owners::new(vec![rule])),
         stats: Arc::new(stats),

@@ -107,7 +107,7 @@ async fn a_half_closed_client_is_counted_out() {
     let upstream = Upstream::silent().await;
     let sidecar = Sidecar::to(upstream.address).await;
     let mut client = Conn::connect(sidecar.hop).await;
-    client.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    client.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await;
     sidecar.wait_metric("plimsoll_in_flight", &[], 1.0).await;
     client.stream.shutdown().await.unwrap();
     sidecar.wait_metric("plimsoll_in_flight", &[], 0.0).await;

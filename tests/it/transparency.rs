@@ -273,7 +273,7 @@ async fn a_client_that_leaves_cancels_the_upstream() {
     let sidecar = Sidecar::to(upstream.address).await;
     for after_head in [true, false] {
         let mut client = Conn::connect(sidecar.hop).await;
-        client.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        client.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await;
         if after_head {
             client.until("x").await.unwrap();
         } else {
@@ -335,11 +335,12 @@ async fn routes_are_told_apart_by_prefix_and_listener() {
         one.address, two.address, one.address
     );
     let sidecar = Sidecar::start(&config).await;
+    let client = reqwest::Client::new();
     for (hop, path, wanted) in
         [(0, "/x", "one"), (0, "/b/x", "two"), (0, "/bx", "one"), (1, "/only/x", "one")]
     {
         let url = format!("http://{}{path}", sidecar.running.hops()[hop]);
-        assert_eq!(reqwest::get(url).await.unwrap().text().await.unwrap(), wanted, "{hop} {path}");
+        assert_eq!(client.post(url).send().await.unwrap().text().await.unwrap(), wanted, "{hop} {path}");
     }
     let missing = reqwest::get(format!("http://{}/x", sidecar.running.hops()[1])).await.unwrap();
     assert_eq!(missing.status(), 404);

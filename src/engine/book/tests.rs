@@ -299,6 +299,23 @@ fn a_smaller_success_eases_an_incident_and_a_comparable_one_closes_it() {
 }
 
 #[test]
+fn what_asks_no_model_proves_nothing_of_an_incident() {
+    let mut book = book(BookLimits::default());
+    let health = |secs: f64| {
+        let mut end = end("search", 200, limits("w", 50_000), 9_000, at(secs));
+        let head = Call { method: http::Method::HEAD, path: "/api/hello".into(), ..(*end.call).clone() };
+        end.call = Arc::new(head);
+        end
+    };
+    book.end(health(0.0));
+    book.end(failure(1_000, 1.0, |_| {}));
+    assert!(incident(&book).last_success.is_none(), "a health check is no success before the failure");
+    book.end(health(2.0));
+    let open = incident(&book);
+    assert!(open.is_open() && open.eased.is_none(), "nor one after it");
+}
+
+#[test]
 fn the_retries_of_one_call_are_one_failure() {
     let mut book = book(BookLimits::default());
     let session = |id: &'static str| move |call: &mut Call| call.session = Some(id.into());

@@ -94,6 +94,10 @@ impl Forwarder {
             return self.no_route(request.uri().path());
         };
         let wanted = tunnel::wanted(&mut request, client);
+        if target.route.refuse_websocket && wanted.as_ref().is_some_and(tunnel::Wanted::is_websocket) {
+            target.counts.websockets_refused.up();
+            return tunnel::refusal(spoken(Surface::Unknown, request.uri().path()));
+        }
         let (mut head, body) = request.into_parts();
         let uri = upstream_uri(&target.route, &head.uri)
             .map(|uri| endpoint_repair::apply(&target.route, &target.counts, uri, &mut head));
@@ -118,8 +122,10 @@ impl Forwarder {
         if let Some(line) = line.filter(|_| from == Version::HTTP_11) {
             relay_interim(&mut up, line, gate.clone());
         }
-        match exchange(target.upstream.send(up), line, &tap.request(), gate.as_deref()).await {
-            Ok((response, lease)) => answer(response, lease, tap, wanted, Down { line, gate, from }),
+        let exchange = exchange(target.upstream.send(up), line, &tap.request(), gate.as_deref()).await;
+        let down = Down { line, gate, from, counts: &target.counts };
+        match exchange {
+            Ok((response, lease)) => answer(response, lease, tap, wanted, down),
             Err(ended) => not_answered(ended, target, &mut tap),
         }
     }
@@ -143,6 +149,7 @@ struct Down<'c> {
     line: Option<&'c Arc<Line>>,
     gate: Option<Arc<Gate>>,
     from: Version,
+    counts: &'c RouteCounts,
 }
 
 /// What holds back a body that the caller only offers, until the upstream asks for it. An HTTP/2 upstream cannot be
@@ -368,6 +375,9 @@ fn answer(
     down: Down<'_>,
 ) -> Response<AnswerBody> {
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(wanted)) = (response.status(), wanted) {
+        if wanted.is_websocket() {
+            down.counts.websockets.up();
+        }
         return tunnel::open(response, wanted, tap);
     }
     let (mut head, body) = response.into_parts();
@@ -447,6 +457,7 @@ mod tests {
             client_cert_file: None,
             http2: false,
             repair: None,
+            refuse_websocket: false,
             resign: None,
         }
     }

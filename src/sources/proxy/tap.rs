@@ -376,7 +376,12 @@ impl CallTap {
             model: model.clone().unwrap_or_else(ModelGroup::none),
             status: self.status,
         };
-        self.meter.ledger.settle(key, said.usage);
+        // An upgrade that was taken may carry calls; what else is no POST carries none.
+        if self.call.asks_a_model() || self.status == Some(101) {
+            self.meter.ledger.settle(key, said.usage);
+        } else {
+            self.meter.stats.routes.of(self.call.route.as_str()).other.up();
+        }
         self.in_flight.leave();
         self.meter.send(Observation::End(Box::new(End {
             call: self.call.clone(),

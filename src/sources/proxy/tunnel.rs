@@ -2,9 +2,11 @@
 
 use super::Connection;
 use super::body::AnswerBody;
+use super::own_response::own_response;
 use super::tap::CallTap;
 use crate::observation::Outcome;
-use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use crate::route::Surface;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -36,11 +38,26 @@ pub(super) fn wanted(request: &mut Request<Incoming>, client: Option<&Connection
 }
 
 impl Wanted {
+    /// True if it asks for a WebSocket.
+    pub(super) fn is_websocket(&self) -> bool {
+        self.protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+    }
+
     /// Asks the upstream for the same.
     pub(super) fn announce(&self, headers: &mut HeaderMap) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, self.protocol.clone());
     }
+}
+
+/// 426: the client is to go on in plain HTTP. `upgrade` names what it is to speak (RFC 9110, 15.5.22).
+pub(super) fn refusal(surface: Surface) -> Response<AnswerBody> {
+    let text = "This route refuses WebSockets (`websocket: refuse`); send requests instead.";
+    let mut response = own_response(surface, StatusCode::UPGRADE_REQUIRED, text);
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("HTTP/1.1"));
+    response
 }
 
 /// Passes the agreement on and joins both sides.
