@@ -3,6 +3,7 @@
 
 use crate::programs::{installed, root};
 use crate::support::api::{Answer, Api};
+use crate::support::process::output;
 use crate::support::{PATIENCE, Sidecar};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -25,12 +26,8 @@ async fn sdk(language: &str, to: SocketAddr, auth: &str, mode: &str, prompt: usi
         .args(["--base-url", &format!("http://{to}"), "--mode", mode, "--auth", auth, "--max-retries", "0"])
         .args(["--prompt-bytes", &prompt.to_string(), "--model", "claude-sonnet-5-5", "--max-tokens", "16"])
         .env("TEST_KEY", "sk-ant-test-fake")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let output = tokio::time::timeout(PATIENCE * 3, command.output())
-        .await
-        .expect("the client ends")
-        .expect("the client runs");
+        .stdin(Stdio::null());
+    let output = output(&mut command, PATIENCE * 3).await;
     let text = String::from_utf8(output.stdout).unwrap();
     serde_json::from_str(text.trim())
         .unwrap_or_else(|e| panic!("{language}: {e}: {text} {}", String::from_utf8_lossy(&output.stderr)))
@@ -135,12 +132,8 @@ async fn claude_code(to: SocketAddr, credential: (&str, &str)) -> (i32, Value) {
         .env("ANTHROPIC_BASE_URL", format!("http://{to}"))
         .env(credential.0, credential.1)
         .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let output = tokio::time::timeout(PATIENCE * 3, command.output())
-        .await
-        .expect("Claude Code ends")
-        .expect("Claude Code runs");
+        .stdin(Stdio::null());
+    let output = output(&mut command, PATIENCE * 3).await;
     let text = String::from_utf8(output.stdout).unwrap();
     let answer = serde_json::from_str(text.trim())
         .unwrap_or_else(|e| panic!("{e}: {text} {}", String::from_utf8_lossy(&output.stderr)));

@@ -8,10 +8,10 @@ use crate::support::webhook::Webhook;
 use crate::support::{PATIENCE, Sidecar, eventually, metric, wait_for};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 const SONNET: &str = "cross-region.claude-sonnet-4-6";
@@ -31,13 +31,12 @@ fn client(language: &str, name: &str, to: SocketAddr) -> Command {
         }
     };
     command.args(["--client", name, "--base-url", &format!("http://{to}")]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
 async fn said(mut command: Command) -> Value {
-    let output =
-        tokio::time::timeout(PATIENCE * 6, command.output()).await.expect("it ends").expect("it runs");
+    let output = process::output(&mut command, PATIENCE * 6).await;
     let text = String::from_utf8(output.stdout).unwrap();
     serde_json::from_str(text.trim())
         .unwrap_or_else(|e| panic!("{e}: {text} {}", String::from_utf8_lossy(&output.stderr)))
@@ -197,14 +196,11 @@ async fn a_route_that_signs_anew_signs_as_aws_checks_it() {
 
 /// AWS's own botocore on a signature.
 async fn checked(told: &Value) -> String {
-    let mut python = Command::new(installed("venv/bin/python"))
-        .arg(root().join("tests/e2e/clients/sigv4_check.py"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    python.stdin.take().unwrap().write_all(told.to_string().as_bytes()).await.unwrap();
-    let output = python.wait_with_output().await.unwrap();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(told.to_string().as_bytes()).unwrap();
+    let mut python = Command::new(installed("venv/bin/python"));
+    python.arg(root().join("tests/e2e/clients/sigv4_check.py")).stdin(file.reopen().unwrap());
+    let output = process::output(&mut python, PATIENCE * 3).await;
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 

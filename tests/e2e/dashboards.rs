@@ -5,7 +5,7 @@
 use crate::alerting::{CAPACITY, PLAN, shipped_prometheus};
 use crate::programs::{Program, alertmanager, root};
 use crate::support::aws::{ACCOUNT, Aws};
-use crate::support::{Sidecar, process, serve_http1};
+use crate::support::{PATIENCE, Sidecar, process, serve_http1};
 use http_body_util::Full;
 use plimsoll::demo::{Provider, Traffic};
 use reqwest::Client;
@@ -153,7 +153,7 @@ async fn tell(admin: SocketAddr, otlp: SocketAddr, hop: SocketAddr, silent: Sock
 }
 
 /// A poller as a process of its own, that asks a cloud.
-async fn poller(aws: &Aws) -> (tokio::process::Child, SocketAddr) {
+async fn poller(aws: &Aws) -> (process::Started, SocketAddr) {
     aws.seed();
     let config = format!(
         "metrics: {{bind: '127.0.0.1:0'}}\nadmin: {{bind: '127.0.0.1:0'}}\nlisteners: []\npollers:\n  aws:\n  - {{name: prod, project: '{ACCOUNT}', regions: [us-east-1], endpoint_url: 'http://{}', usage_interval_secs: 60}}\n",
@@ -242,10 +242,9 @@ sources:
 
 /// Every query of the alerts that Grafana manages is one that Prometheus takes, and the pressure is there with whom to call.
 async fn grafanas_alerts_carry_the_owners_runbook(prometheus: &Program) {
-    let made = tokio::process::Command::new(env!("CARGO_BIN_EXE_plimsoll"))
-        .args(["rules", "--grafana", "prom"])
-        .output();
-    let file: Value = serde_json::from_slice(&made.await.unwrap().stdout).unwrap();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+    let made = process::output(command.args(["rules", "--grafana", "prom"]), PATIENCE).await;
+    let file: Value = serde_json::from_slice(&made.stdout).unwrap();
     let groups = file["groups"].as_array().unwrap().iter();
     let rules: Vec<&Value> = groups.flat_map(|group| group["rules"].as_array().unwrap()).collect();
     assert!(rules.len() >= 12, "{}", rules.len());

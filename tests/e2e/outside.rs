@@ -2,6 +2,7 @@
 
 use crate::programs::{Program, envoy_with_its_logs, haproxy, installed, litellm_with, nginx, root};
 use crate::support::api::{Answer, Api};
+use crate::support::process::{output, start};
 use crate::support::{PATIENCE, Sidecar, eventually, metric, wait_for};
 use plimsoll::demo::{Capacity, Plan, Provider, Traffic};
 use plimsoll::engine::{Alert, AlertName};
@@ -164,7 +165,7 @@ async fn nginxs_and_haproxys_logs_warn_the_owner_and_their_own_refusals_are_thei
 
 /// Runs a client that tells Plimsoll itself, until its first 429; the alert must have come before.
 async fn client_is_warned(mut command: Command, sidecar: &Sidecar, what: &str) {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut child = start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
     let warned_at = tokio::time::timeout(Duration::from_secs(90), eventually(async || pressure(sidecar)))
         .await
         .unwrap_or_else(|_| panic!("{what}: no alert"));
@@ -343,8 +344,7 @@ fn claude_code(upstream: SocketAddr, home: &Path, env: &[(&str, String)], args: 
         .env("ANTHROPIC_BASE_URL", format!("http://{upstream}"))
         .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
         .envs(env.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+        .stdin(Stdio::null());
     command
 }
 
@@ -377,7 +377,7 @@ async fn claude_codes_own_telemetry_gives_calls_retries_and_verdicts() {
             &telemetry(protocol, address),
             &["--output-format", "json"],
         );
-        tokio::time::timeout(PATIENCE * 3, command.output()).await.unwrap().unwrap()
+        output(&mut command, PATIENCE * 3).await
     };
     // Two attempts are refused, the third passes: only the last is told of, and how many there were.
     api.script([
@@ -418,7 +418,7 @@ async fn claude_codes_stream_tells_each_retry_and_a_plans_windows() {
         let env = [(credential.0, credential.1.to_owned())];
         let mut command =
             claude_code(api.address, dir.path(), &env, &["--output-format", "stream-json", "--verbose"]);
-        let said = tokio::time::timeout(PATIENCE * 3, command.output()).await.unwrap().unwrap().stdout;
+        let said = output(&mut command, PATIENCE * 3).await.stdout;
         std::fs::OpenOptions::new().append(true).open(&log).unwrap().write_all(&said).unwrap();
     };
     api.script([
@@ -451,16 +451,11 @@ async fn the_status_line_prints_a_plans_windows_and_warns_its_owner() {
     let line = json!({"session_id": "s", "cwd": "/home/me/secret", "model": {"id": "claude-opus-5-5"},
         "rate_limits": {"five_hour": {"used_percentage": 92.4, "resets_at": resets}, "seven_day": {"used_percentage": 41, "resets_at": resets}}});
     let run = async |input: String, admin: String| {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_plimsoll"))
-            .args(["statusline", "--route", "laptop", "--admin", &admin])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut child.stdin.take().unwrap(), input.as_bytes())
-            .await
-            .unwrap();
-        let output = child.wait_with_output().await.unwrap();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(input.as_bytes()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+        command.args(["statusline", "--route", "laptop", "--admin", &admin]).stdin(file.reopen().unwrap());
+        let output = output(&mut command, PATIENCE).await;
         (output.status.success(), String::from_utf8(output.stdout).unwrap())
     };
     let (ok, said) = run(line.to_string(), format!("http://{admin}")).await;

@@ -1,10 +1,11 @@
 //! Real programs, started on ports of their own and stopped with the test.
 
+use crate::support::process::{Started, start};
 use crate::support::{PATIENCE, wait_for};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -26,20 +27,13 @@ pub fn free_port() -> SocketAddr {
 /// A program that runs until it is dropped.
 pub struct Program {
     pub address: SocketAddr,
-    _child: Child,
+    pub child: Started,
     _dir: tempfile::TempDir,
 }
 
-fn spawn(command: &mut Command, dir: &Path) -> Child {
+fn spawn(command: &mut Command, dir: &Path) -> Started {
     let log = std::fs::File::create(dir.join("log")).unwrap();
-    let name = command.as_std().get_program().to_string_lossy().into_owned();
-    command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap_or_else(|e| panic!("{name}: {e}; run scripts/e2e-deps.sh"))
+    start(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log))
 }
 
 async fn ready(name: &str, url: String) {
@@ -60,7 +54,7 @@ pub async fn prometheus(config: &str, rules: &str) -> Program {
         dir.path(),
     );
     ready("Prometheus", format!("http://{address}/-/ready")).await;
-    Program { address, _child: child, _dir: dir }
+    Program { address, child, _dir: dir }
 }
 
 pub async fn alertmanager(config: &str) -> Program {
@@ -76,7 +70,7 @@ pub async fn alertmanager(config: &str) -> Program {
         dir.path(),
     );
     ready("Alertmanager", format!("http://{address}/-/ready")).await;
-    Program { address, _child: child, _dir: dir }
+    Program { address, child, _dir: dir }
 }
 
 /// A LiteLLM proxy with this configuration, and this module beside it.
@@ -108,7 +102,7 @@ pub async fn litellm_with(config: &str, modules: &[&Path], env: &[(&str, String)
     tokio::time::timeout(PATIENCE * 6, crate::support::eventually(up)).await.unwrap_or_else(|_| {
         panic!("LiteLLM: {}", std::fs::read_to_string(dir.path().join("log")).unwrap_or_default())
     });
-    Program { address, _child: child, _dir: dir }
+    Program { address, child, _dir: dir }
 }
 
 /// An Envoy in front of this upstream (tests/e2e/gateways/envoy.yaml).
@@ -130,7 +124,7 @@ pub async fn envoy(upstream: SocketAddr) -> Program {
     );
     // It answers for itself as soon as it listens; what is not /v1 is passed on and found nowhere.
     wait_for("Envoy", async || reqwest::get(format!("http://{address}/")).await.ok().map(|_| ())).await;
-    Program { address, _child: child, _dir: dir }
+    Program { address, child, _dir: dir }
 }
 
 /// The shipped Envoy in front of this upstream, with its three logs where the sidecar takes them.
@@ -175,7 +169,7 @@ pub async fn envoy_with_its_logs(
         dir.path(),
     );
     listens("Envoy", address, dir.path()).await;
-    Program { address, _child: child, _dir: dir }
+    Program { address, child, _dir: dir }
 }
 
 /// Waits until something listens; what it logged, where it does not.
@@ -222,7 +216,7 @@ pub async fn nginx(upstream: SocketAddr, log: &Path) -> Program {
         dir.path(),
     );
     listens("nginx", address, dir.path()).await;
-    Program { address, _child: child, _dir: dir }
+    Program { address, child, _dir: dir }
 }
 
 /// The shipped HAProxy in front of this upstream, whose log is its standard output.
@@ -239,17 +233,16 @@ pub async fn haproxy(upstream: SocketAddr, log: &Path) -> Program {
         ],
     );
     std::fs::write(dir.path().join("haproxy.cfg"), config).unwrap();
-    let child = Command::new("/usr/sbin/haproxy")
-        .arg("-f")
-        .arg(dir.path().join("haproxy.cfg"))
-        .stdin(Stdio::null())
-        .stdout(std::fs::File::create(log).unwrap())
-        .stderr(std::fs::File::create(dir.path().join("log")).unwrap())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap_or_else(|e| panic!("HAProxy: {e}; run scripts/e2e-deps.sh"));
+    let child = start(
+        Command::new("/usr/sbin/haproxy")
+            .arg("-f")
+            .arg(dir.path().join("haproxy.cfg"))
+            .stdin(Stdio::null())
+            .stdout(std::fs::File::create(log).unwrap())
+            .stderr(std::fs::File::create(dir.path().join("log")).unwrap()),
+    );
     listens("HAProxy", address, dir.path()).await;
-    Program { address, _child: child, _dir: dir }
+    Program { address, child, _dir: dir }
 }
 
 /// A Portkey gateway on the loopback address.
@@ -266,7 +259,7 @@ pub async fn portkey(node: &Path, preload: &Path) -> Program {
         dir.path(),
     );
     wait_for("Portkey", async || reqwest::get(format!("http://{address}/")).await.ok().map(|_| ())).await;
-    Program { address, _child: child, _dir: dir }
+    Program { address, child, _dir: dir }
 }
 
 /// A browser without a window, driven by WebDriver.
@@ -274,13 +267,14 @@ pub struct Browser {
     session: String,
     client: reqwest::Client,
     dir: tempfile::TempDir,
-    _driver: Child,
+    /// The browser's own processes are its.
+    _driver: Started,
 }
 
 /// Chromium, by its own driver.
 pub async fn browser() -> Browser {
     let (dir, address) = (tempfile::tempdir().unwrap(), free_port());
-    let driver = spawn(
+    let mut driver = spawn(
         Command::new("chromedriver").arg(format!("--port={}", address.port())).arg("--allowed-ips=127.0.0.1"),
         dir.path(),
     );
@@ -305,6 +299,8 @@ pub async fn browser() -> Browser {
     let answer = client.post(format!("http://{address}/session")).json(&wanted).send().await.unwrap();
     let answer: serde_json::Value = answer.json().await.unwrap();
     let id = answer["value"]["sessionId"].as_str().unwrap_or_else(|| panic!("{answer}"));
+    // The browser is there, in a group of its own.
+    driver.family();
     Browser { session: format!("http://{address}/session/{id}"), client, dir, _driver: driver }
 }
 
@@ -347,15 +343,6 @@ impl Browser {
     }
 }
 
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // The driver is killed with the test; its browser ends only when it is told to.
-        let profile = self.dir.path().display().to_string();
-        let killed = std::process::Command::new("pkill").args(["-f", &profile]).status();
-        drop(killed);
-    }
-}
-
 /// JSON of a URL.
 pub async fn json(url: &str) -> serde_json::Value {
     reqwest::get(url).await.unwrap().json().await.unwrap()
@@ -363,4 +350,41 @@ pub async fn json(url: &str) -> serde_json::Value {
 
 pub fn shipped(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginxs_worker_ends_with_the_test_that_started_it() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut nginx = nginx(free_port(), log.path()).await;
+    let family = nginx.child.family();
+    assert!(family.len() >= 2, "a master and a worker: {family:?}");
+    drop(nginx);
+    // A number is not given out anew so soon.
+    let left: Vec<_> = family.iter().filter(|pid| is_nginx(**pid)).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+fn is_nginx(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.contains("nginx") && !status.contains("Z (zombie)")
+}
+
+/// What is started in another way would not end with its test.
+#[test]
+fn every_program_of_these_tests_is_started_so_that_it_ends_with_them() {
+    let ways = ["spawn()", "output()"].map(|way| format!(".{way}"));
+    for entry in std::fs::read_dir(root().join("tests/e2e")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        for way in &ways {
+            assert!(
+                !text.contains(way.as_str()),
+                "{}: {way}; use support::process::{{start, output}}",
+                path.display()
+            );
+        }
+    }
 }

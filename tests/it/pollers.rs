@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use plimsoll::app::Seams;
 use serde_json::json;
 use std::io::Write;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 const ALONE: &str = "metrics: {bind: '127.0.0.1:0'}\nadmin: {bind: '127.0.0.1:0'}\nlisteners: []\n";
 
@@ -225,7 +225,7 @@ const CREDENTIALS: [(&str, &str); 3] = [
 ];
 
 /// The sidecar as a process, with AWS credentials; the address of its `/metrics`.
-async fn run(config: &str) -> (Child, String) {
+async fn run(config: &str) -> (process::Started, String) {
     let (child, addresses) = process::run(config, &CREDENTIALS).await;
     (child, addresses.last().unwrap().to_string())
 }
