@@ -30,6 +30,7 @@ pub mod grpc_server;
 pub mod http_server;
 pub mod ledger;
 pub mod mapping;
+pub mod outgoing;
 pub mod pollers;
 pub mod recorded;
 pub mod reference;

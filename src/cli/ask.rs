@@ -118,6 +118,7 @@ impl Admin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outgoing::Redirects;
 
     fn admin(url: Option<&str>) -> Admin {
         Admin::of(&AdminArg { admin: url.map(str::to_owned) }, &Config::defaults())
@@ -132,7 +133,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_address_is_said_as_such() {
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = crate::outgoing::client(Redirects::FollowedByReads).no_proxy().build().unwrap();
         let said = admin(Some("http://a b")).get(&client, "/v1/state").await.unwrap_err();
         assert!(said.contains("is no URL"), "{said}");
     }

@@ -2,6 +2,7 @@
 
 use super::ask::{self, Admin, AdminArg};
 use super::{ConfigArg, print};
+use crate::outgoing::{self, Redirects};
 use clap::ValueEnum;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::process::ExitCode;
@@ -62,7 +63,11 @@ async fn ask(args: &Args, admin: &Admin) -> Result<String, String> {
         query.extend(value.map(|value| format!("{name}={value}")));
     }
     query.push(format!("format={}", if args.format == Format::Json { "json" } else { "md" }));
-    let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build().map_err(|e| e.to_string())?;
+    let client = outgoing::client(Redirects::FollowedByReads)
+        .timeout(TIMEOUT)
+        .no_proxy()
+        .build()
+        .map_err(|e| e.to_string())?;
     let answer = admin.get(&client, &format!("{path}?{}", query.join("&"))).await?;
     answer.text().await.map_err(|error| admin.gone(error))
 }

@@ -9,6 +9,7 @@ use super::{ConfigArg, load, print, say};
 use crate::claude_code::{StatusLine, WindowLine};
 use crate::clock::Clock;
 use crate::limit::Timestamp;
+use crate::outgoing::{self, Redirects};
 use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -108,7 +109,7 @@ fn tell(args: &Args, line: &StatusLine, now: Timestamp) {
     });
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
     runtime.block_on(async {
-        let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build();
+        let client = outgoing::client(Redirects::Refused).timeout(TIMEOUT).no_proxy().build();
         let Ok(client) = client else { return };
         let request = admin.request(&client, reqwest::Method::POST, "/v1/observations").json(&report);
         drop(request.send().await);

@@ -2,6 +2,7 @@
 
 use super::ask::{self, Admin, AdminArg};
 use super::{ConfigArg, print, say};
+use crate::outgoing::{self, Redirects};
 use crate::text::clean;
 use serde_json::Value;
 use std::io::IsTerminal;
@@ -50,7 +51,7 @@ pub(super) fn main(args: &Args) -> ExitCode {
 }
 
 async fn follow(args: &Args, admin: &Admin) -> Result<(), String> {
-    let client = reqwest::Client::builder().connect_timeout(CONNECT).no_proxy().build();
+    let client = outgoing::client(Redirects::FollowedByReads).connect_timeout(CONNECT).no_proxy().build();
     let mut answer = admin.get(&client.map_err(|error| error.to_string())?, "/v1/tap").await?;
     if !args.json && std::io::stderr().is_terminal() {
         say("calls as they end; Ctrl-C stops");

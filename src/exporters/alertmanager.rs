@@ -9,6 +9,7 @@ use crate::clock::{Clock, chance};
 use crate::config;
 use crate::engine::{Alert, AlertName};
 use crate::limit::Timestamp;
+use crate::outgoing::{self, Redirects};
 use crate::owner::{Owners, guidance};
 use crate::stats::Stats;
 use crate::stop::Stop;
@@ -178,9 +179,7 @@ pub fn spawn(parts: &Parts) -> Result<Vec<JoinHandle<()>>, String> {
 
 fn pusher(parts: &Parts, endpoint: &config::Alertmanager) -> Result<Pusher, String> {
     let failed = |what: String| format!("Alertmanager {}: {what}", endpoint.url);
-    let mut client = reqwest::Client::builder()
-        .timeout(TIMEOUT.min(parts.writer.alerts.hold / 3))
-        .user_agent(concat!("plimsoll/", env!("CARGO_PKG_VERSION")));
+    let mut client = outgoing::client(Redirects::Refused).timeout(TIMEOUT.min(parts.writer.alerts.hold / 3));
     if let Some(file) = &endpoint.ca_file {
         let pem = std::fs::read(file).map_err(|e| failed(format!("{}: {e}", file.display())))?;
         for certificate in reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| failed(e.to_string()))? {
@@ -245,7 +244,7 @@ impl Pusher {
                 self.parts.stats.alertmanager.sent.add(body.len() as u64);
                 return true;
             }
-            Ok(response) => format!("answered {}", response.status()),
+            Ok(response) => format!("answered {}", outgoing::refusal(response.status(), response.headers())),
             // The URL may hold what should not be logged; the cause does not.
             Err(error) => error.without_url().to_string(),
         };

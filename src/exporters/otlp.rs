@@ -12,6 +12,7 @@ use super::catalogue::{ALL, Facts, Family, Kind, Metric, Value, families};
 use super::genai::GenAi;
 use crate::config::{self, OtlpProtocol};
 use crate::engine::Snapshot;
+use crate::outgoing::{self, Redirects};
 use crate::stats::Stats;
 use bytes::Bytes;
 use env::{Certificates, Signal};
@@ -30,6 +31,7 @@ use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider, Temporality};
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -162,12 +164,13 @@ fn tonic_tls(certificates: &Certificates) -> Option<ClientTlsConfig> {
 struct OnTokio {
     runtime: tokio::runtime::Handle,
     client: reqwest::Client,
+    redirected: Arc<AtomicBool>,
 }
 
 impl OnTokio {
     fn new(certificates: &Certificates) -> Result<Self, OtlpError> {
         let failed = |error: reqwest::Error| OtlpError::Setting(error.to_string());
-        let mut client = reqwest::Client::builder().timeout(REQUEST);
+        let mut client = outgoing::client(Redirects::Refused).timeout(REQUEST);
         if let Some(ca) = &certificates.ca {
             for certificate in reqwest::Certificate::from_pem_bundle(ca).map_err(failed)? {
                 client = client.add_root_certificate(certificate);
@@ -177,16 +180,27 @@ impl OnTokio {
             let both = [key.as_slice(), b"\n", certificate.as_slice()].concat();
             client = client.identity(reqwest::Identity::from_pem(&both).map_err(failed)?);
         }
-        Ok(Self { runtime: tokio::runtime::Handle::current(), client: client.build().map_err(failed)? })
+        Ok(Self {
+            runtime: tokio::runtime::Handle::current(),
+            client: client.build().map_err(failed)?,
+            redirected: Arc::default(),
+        })
     }
 }
 
 #[async_trait::async_trait]
 impl HttpClient for OnTokio {
     async fn send_bytes(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, HttpError> {
-        let client = self.client.clone();
+        let (client, redirected) = (self.client.clone(), self.redirected.clone());
         let sent = self.runtime.spawn(async move {
             let response = client.execute(request.try_into()?).await.map_err(reqwest::Error::without_url)?;
+            let redirects = response.status().is_redirection();
+            // The SDK takes it for a failure, and knows no more than its number.
+            if redirects && !redirected.swap(true, Relaxed) {
+                let answer = outgoing::refusal(response.status(), response.headers());
+                tracing::warn!(answer, "the collector redirects; nothing is exported");
+            }
+            redirected.fetch_and(redirects, Relaxed);
             let mut out = http::Response::builder().status(response.status());
             if let Some(headers) = out.headers_mut() {
                 headers.clone_from(response.headers());

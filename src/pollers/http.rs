@@ -2,6 +2,7 @@
 
 use super::runner::Failure;
 use crate::causes::chain;
+use crate::outgoing::{self, Redirects};
 use http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -14,10 +15,7 @@ const MAX_BYTES: usize = 8 * 1024 * 1024;
 /// # Errors
 /// If it cannot be made: no certificate authorities, as a rule.
 pub fn client() -> Result<reqwest::Client, String> {
-    let agent = concat!("plimsoll/", env!("CARGO_PKG_VERSION"));
-    let built =
-        reqwest::Client::builder().user_agent(agent).redirect(reqwest::redirect::Policy::none()).build();
-    built.map_err(|error| error.to_string())
+    outgoing::client(Redirects::Refused).build().map_err(|error| error.to_string())
 }
 
 /// An answer's head and body, whatever its status.
@@ -80,7 +78,7 @@ pub fn refused(answer: &Answer) -> Failure {
     let said = serde_json::from_slice(&answer.body).ok().map(|e: Envelope| format!(": {}", e.error.message));
     let wait = answer.headers.get("retry-after").and_then(|v| v.to_str().ok()?.trim().parse().ok());
     Failure {
-        message: format!("{}{}", answer.status, said.unwrap_or_default()),
+        message: format!("{}{}", outgoing::refusal(answer.status, &answer.headers), said.unwrap_or_default()),
         retry_after: wait.map(Duration::from_secs),
     }
 }

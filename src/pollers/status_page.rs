@@ -6,6 +6,7 @@
 
 use super::runner::{Failure, Poll, State};
 use crate::engine::Snapshot;
+use crate::outgoing::{self, Redirects};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +37,7 @@ impl StatusPage {
     /// If the HTTP client cannot be made.
     pub fn new(url: String, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<Self, reqwest::Error> {
         // How long a poll may take is the runner's to say.
-        let client = reqwest::Client::builder().user_agent("plimsoll").build()?;
+        let client = outgoing::client(Redirects::FollowedByReads).build()?;
         Ok(Self { client, url, snapshots })
     }
 }

@@ -24,6 +24,7 @@ mod pipeline;
 mod pollers;
 mod process;
 mod recovery;
+mod redirects;
 mod reload;
 mod runbooks;
 mod transparency;

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::process::CommandExt;
 use std::process::{Output, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -167,16 +167,30 @@ fn tell_watchdog(line: &str) {
     writeln!(one.stdin.as_mut().unwrap(), "{line}").unwrap();
 }
 
+/// What a sidecar logs as it goes on.
+pub type Log = Arc<Mutex<Vec<String>>>;
+
 /// Runs the sidecar as a process of its own, with this configuration and nothing in its environment but this: for what
 /// only a process has. The addresses that it listens on, those of its hops first and that of `/metrics` last.
 pub async fn run(config: &str, env: &[(&str, &str)]) -> (Started, Vec<SocketAddr>) {
+    let (child, addresses, _) = logged(config, env).await;
+    (child, addresses)
+}
+
+/// The same, with its log.
+pub async fn logged(config: &str, env: &[(&str, &str)]) -> (Started, Vec<SocketAddr>, Log) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
     command.env_clear().envs(env.iter().copied());
-    run_by(command, config).await
+    logged_by(command, config).await
 }
 
 /// [`run`] by this command, to which the arguments are added.
-pub async fn run_by(mut command: Command, config: &str) -> (Started, Vec<SocketAddr>) {
+pub async fn run_by(command: Command, config: &str) -> (Started, Vec<SocketAddr>) {
+    let (child, addresses, _) = logged_by(command, config).await;
+    (child, addresses)
+}
+
+async fn logged_by(mut command: Command, config: &str) -> (Started, Vec<SocketAddr>, Log) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(config.as_bytes()).unwrap();
     command.args(["run", "--log-format", "json", "--config"]).arg(file.path());
@@ -192,8 +206,14 @@ pub async fn run_by(mut command: Command, config: &str) -> (Started, Vec<SocketA
             break;
         }
     }
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    (child, addresses)
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let kept = log.clone();
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            kept.lock().unwrap().push(line);
+        }
+    });
+    (child, addresses, log)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod draw;
 use super::ask::{self, Admin, AdminArg};
 use super::{ConfigArg, print};
 use crate::admin::state::State;
+use crate::outgoing::{self, Redirects};
 use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use draw::{Screen, View};
 use futures_util::StreamExt;
@@ -49,7 +50,7 @@ const PAGE: u16 = 10;
 
 pub(super) fn main(args: &Args) -> ExitCode {
     ask::run(&args.config, &args.admin, async |admin| {
-        let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build();
+        let client = outgoing::client(Redirects::FollowedByReads).timeout(PATIENCE).no_proxy().build();
         let asked = Asked { client: client.map_err(|error| error.to_string())?, admin };
         if args.json || args.once || !std::io::stdout().is_terminal() {
             return once(&asked, args.json).await;

@@ -6,6 +6,7 @@
 
 use super::item::Signal;
 use crate::config::sources::Forward;
+use crate::outgoing::{self, Redirects};
 use crate::stats::Deliveries;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
@@ -80,11 +81,8 @@ pub fn spawn(
         value.set_sensitive(true);
         headers.insert(name, value);
     }
-    let agent = concat!("plimsoll/", env!("CARGO_PKG_VERSION"));
-    let client = reqwest::Client::builder()
-        .user_agent(agent)
+    let client = outgoing::client(Redirects::Refused)
         .timeout(TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
         .default_headers(headers)
         .build()
         .map_err(|error| error.to_string())?;
@@ -114,7 +112,8 @@ async fn send(client: &reqwest::Client, endpoint: &str, parcel: &Parcel, stats: 
                 return;
             }
             Ok(answer) if ![429, 502, 503, 504].contains(&answer.status().as_u16()) => {
-                failed(stats, &format!("the collector refused: {}", answer.status()));
+                let why = outgoing::refusal(answer.status(), answer.headers());
+                failed(stats, &format!("the collector refused: {why}"));
                 return;
             }
             Ok(answer) => {
