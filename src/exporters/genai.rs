@@ -5,27 +5,21 @@
 //! asked for, by the old names, the new ones, or both. Our own metrics never depend on them. On the
 //! scrape, durations carry the newest trace as an exemplar (the OpenTelemetry SDK writes none).
 
-use super::catalogue::{escaped, key};
+use super::catalogue::key;
 use crate::config::Semconv;
 use crate::engine::Judged;
-use crate::route::{ModelGroup, Surface};
+use crate::route::ModelGroup;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
-use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
-use prometheus_client::metrics::counter::Counter as PromCounter;
-use prometheus_client::metrics::exemplar::HistogramWithExemplars;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::histogram::Histogram as PromHistogram;
-use prometheus_client::registry::{Registry, Unit};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bounds of the duration histogram in seconds, as OpenTelemetry advises: 0.01 s, doubled.
-pub const DURATION_BOUNDS: [f64; 14] =
+pub static DURATION_BOUNDS: [f64; 14] =
     [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
 /// Bounds of the token histograms, as OpenTelemetry advises: powers of four.
-pub const TOKEN_BOUNDS: [f64; 14] = [
+pub static TOKEN_BOUNDS: [f64; 14] = [
     1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0,
     16777216.0, 67108864.0,
 ];
@@ -122,64 +116,120 @@ pub const LATEST_DURATION: &str = "gen_ai_client_inference_duration_seconds";
 pub const ATTRIBUTES: &[&str] = &["gen_ai.operation.name", key::PROVIDER, key::MODEL, "error.type"];
 
 /// Attributes of a point.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Labels(Vec<(&'static str, String)>);
+type Labels = Vec<(&'static str, String)>;
 
-impl Labels {
-    fn with(&self, name: &'static str, value: &str) -> Self {
-        let mut all = self.0.clone();
-        all.push((name, value.to_owned()));
-        Self(all)
+/// Values by size, with the newest trace of each size.
+#[derive(Clone, Debug)]
+pub struct Sizes {
+    /// Upper bounds of all but the last.
+    pub bounds: &'static [f64; 14],
+    /// How many values there are of each size.
+    pub counts: [u64; 15],
+    /// What they add up to.
+    pub sum: f64,
+    /// The newest value of each size that has a trace, and the trace.
+    pub traces: [Option<(Arc<str>, f64)>; 15],
+}
+
+impl Sizes {
+    fn new(bounds: &'static [f64; 14]) -> Self {
+        Self { bounds, counts: [0; 15], sum: 0.0, traces: Default::default() }
     }
 
-    fn otel(&self) -> Vec<KeyValue> {
-        self.0.iter().map(|(name, value)| KeyValue::new(*name, value.clone())).collect()
+    fn take(&mut self, value: f64, trace: Option<&str>) {
+        let at = self.bounds.partition_point(|bound| *bound < value);
+        self.counts[at] = self.counts[at].saturating_add(1);
+        self.sum += value;
+        if let Some(trace) = trace {
+            self.traces[at] = Some((trace.into(), value));
+        }
+    }
+
+    /// How many values there are.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().fold(0, |sum, n| sum.saturating_add(*n))
     }
 }
 
-impl EncodeLabelSet for Labels {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
-        let pairs: Vec<(String, &str)> = self.0.iter().map(|(n, v)| (escaped(n), v.as_str())).collect();
-        pairs.encode(encoder)
-    }
+/// What a row of a metric shows.
+#[derive(Clone, Debug)]
+pub enum Measured {
+    /// A total.
+    Total(u64),
+    /// A histogram.
+    Sizes(Sizes),
 }
 
-type TraceLabel = [(&'static str, String); 1];
-type Durations =
-    Family<Labels, HistogramWithExemplars<TraceLabel>, fn() -> HistogramWithExemplars<TraceLabel>>;
-type TokenSizes = Family<Labels, PromHistogram, fn() -> PromHistogram>;
+/// A metric with its rows: attributes and what was measured.
+pub type Exposed = (&'static GenAiMetric, Vec<(Labels, Measured)>);
 
 /// The state of the GenAI metrics.
 pub struct GenAi {
     semconv: Semconv,
-    sets: Mutex<HashMap<CallKind, Arc<Handles>>>,
-    durations: Durations,
-    tokens: TokenSizes,
-    outputs: TokenSizes,
-    input_total: Family<Labels, PromCounter>,
-    output_total: Family<Labels, PromCounter>,
+    sets: Mutex<HashMap<CallKind, Set>>,
     otel: Vec<Otel>,
 }
 
 /// What calls of one set of attributes have in common.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct CallKind {
-    surface: Surface,
+    provider: &'static str,
     model: Option<ModelGroup>,
     error: Option<String>,
 }
 
-/// The metrics of one set of attributes, looked up once.
-struct Handles {
-    attributes: Vec<KeyValue>,
-    input: Vec<KeyValue>,
-    output: Vec<KeyValue>,
-    duration: HistogramWithExemplars<TraceLabel>,
-    input_tokens: PromHistogram,
-    output_tokens: PromHistogram,
-    output_sizes: PromHistogram,
-    input_total: PromCounter,
-    output_total: PromCounter,
+/// What was measured of the calls of one set of attributes.
+struct Set {
+    /// Attributes: of the call, and of its tokens by type.
+    otel: Arc<[Vec<KeyValue>; 3]>,
+    duration: Sizes,
+    /// Sizes of calls whose usage is known.
+    input: Sizes,
+    output: Sizes,
+    input_total: u64,
+    output_total: u64,
+}
+
+impl Set {
+    fn new(kind: &CallKind) -> Self {
+        let labels = labels(kind);
+        let [input, output] = ["input", "output"].map(|token| otel(&with(&labels, token)));
+        Self {
+            otel: Arc::new([otel(&labels), input, output]),
+            duration: Sizes::new(&DURATION_BOUNDS),
+            input: Sizes::new(&TOKEN_BOUNDS),
+            output: Sizes::new(&TOKEN_BOUNDS),
+            input_total: 0,
+            output_total: 0,
+        }
+    }
+
+    fn take(&mut self, secs: f64, trace: Option<&str>, usage: Option<(u64, u64)>) {
+        self.duration.take(secs, trace);
+        let Some((input, output)) = usage else { return };
+        self.input.take(input as f64, None);
+        self.output.take(output as f64, None);
+        self.input_total = self.input_total.saturating_add(input);
+        self.output_total = self.output_total.saturating_add(output);
+    }
+
+    /// The rows of a metric.
+    fn rows(&self, kind: &CallKind, what: What) -> Vec<(Labels, Measured)> {
+        let labels = labels(kind);
+        let sizes = |of: &Sizes| Measured::Sizes(of.clone());
+        match what {
+            What::Duration => vec![(labels, sizes(&self.duration))],
+            What::TokenSizes => {
+                vec![
+                    (with(&labels, "input"), sizes(&self.input)),
+                    (with(&labels, "output"), sizes(&self.output)),
+                ]
+            }
+            What::OutputSizes => vec![(labels, sizes(&self.output))],
+            What::InputTotal => vec![(labels, Measured::Total(self.input_total))],
+            What::OutputTotal => vec![(labels, Measured::Total(self.output_total))],
+        }
+    }
 }
 
 impl fmt::Debug for GenAi {
@@ -196,29 +246,12 @@ enum Otel {
     OutputTotal(Counter<u64>),
 }
 
-fn durations() -> HistogramWithExemplars<TraceLabel> {
-    HistogramWithExemplars::new(DURATION_BOUNDS.into_iter())
-}
-
-fn tokens() -> PromHistogram {
-    PromHistogram::new(TOKEN_BOUNDS)
-}
-
 impl GenAi {
     /// The metrics that this setting asks for; pushed through `meter` too, if there is one.
     pub fn new(semconv: Semconv, meter: Option<&Meter>) -> Arc<Self> {
         let wanted = ALL.iter().filter(|metric| emitted(semconv, metric.semconv));
         let otel = meter.map(|meter| wanted.map(|metric| instrument(meter, metric)).collect());
-        Arc::new(Self {
-            semconv,
-            sets: Mutex::default(),
-            durations: Family::new_with_constructor(durations),
-            tokens: Family::new_with_constructor(tokens),
-            outputs: Family::new_with_constructor(tokens),
-            input_total: Family::default(),
-            output_total: Family::default(),
-            otel: otel.unwrap_or_default(),
-        })
+        Arc::new(Self { semconv, sets: Mutex::default(), otel: otel.unwrap_or_default() })
     }
 
     /// Takes in a call.
@@ -231,92 +264,68 @@ impl GenAi {
         {
             return;
         }
-        let handles = self.handles(call);
         let secs = call.end.at.since(call.end.call.started).as_secs_f64();
-        let trace = call.end.call.trace_id().map(|id| [("trace_id", id.to_owned())]);
-        handles.duration.observe(secs, trace, None);
         let usage = call.end.usage.map(|usage| (usage.all_input(), usage.output.get()));
-        if let Some((input, output)) = usage {
-            handles.input_tokens.observe(input as f64);
-            handles.output_tokens.observe(output as f64);
-            handles.output_sizes.observe(output as f64);
-            handles.input_total.inc_by(input);
-            handles.output_total.inc_by(output);
-        }
+        let attributes = self.take(call, secs, usage);
+        let [of_call, of_input, of_output] = &*attributes;
         for instrument in &self.otel {
             match (instrument, usage) {
-                (Otel::Duration(histogram), _) => histogram.record(secs, &handles.attributes),
+                (Otel::Duration(histogram), _) => histogram.record(secs, of_call),
                 (Otel::Tokens(histogram), Some((input, output))) => {
-                    histogram.record(input, &handles.input);
-                    histogram.record(output, &handles.output);
+                    histogram.record(input, of_input);
+                    histogram.record(output, of_output);
                 }
-                (Otel::OutputTokens(histogram), Some((_, output))) => {
-                    histogram.record(output, &handles.attributes);
-                }
-                (Otel::InputTotal(counter), Some((input, _))) => counter.add(input, &handles.attributes),
-                (Otel::OutputTotal(counter), Some((_, output))) => counter.add(output, &handles.attributes),
+                (Otel::OutputTokens(histogram), Some((_, output))) => histogram.record(output, of_call),
+                (Otel::InputTotal(counter), Some((input, _))) => counter.add(input, of_call),
+                (Otel::OutputTotal(counter), Some((_, output))) => counter.add(output, of_call),
                 (_, None) => {}
             }
         }
     }
 
-    /// The metrics of a call's attributes, or of the model `_other` once there are too many.
-    fn handles(&self, call: &Judged) -> Arc<Handles> {
+    /// Counts a call among those with the same attributes, or with the model `_other` once there are too many.
+    fn take(&self, call: &Judged, secs: f64, usage: Option<(u64, u64)>) -> Arc<[Vec<KeyValue>; 3]> {
         let mut kind = CallKind {
-            surface: call.surface,
+            provider: call.surface.provider(),
             model: call.end.model.clone(),
             error: call.is_error().then(|| call.end.error_type()),
         };
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(handles) = sets.get(&kind) {
-            return handles.clone();
-        }
-        if sets.len() >= MAX_SETS {
+        if sets.len() >= MAX_SETS && !sets.contains_key(&kind) {
             kind.model = Some(ModelGroup::other());
         }
-        sets.entry(kind.clone()).or_insert_with(|| Arc::new(self.make(&kind))).clone()
+        let set = sets.entry(kind).or_insert_with_key(Set::new);
+        set.take(secs, call.end.call.trace_id(), usage);
+        set.otel.clone()
     }
 
-    fn make(&self, kind: &CallKind) -> Handles {
-        let labels = labels(kind);
-        let (input, output) = (labels.with(key::TOKEN_TYPE, "input"), labels.with(key::TOKEN_TYPE, "output"));
-        // One statement each: the look-up holds a lock until its statement ends, and two look-ups in
-        // one family would wait for each other.
-        let duration = self.durations.get_or_create(&labels).clone();
-        let input_tokens = self.tokens.get_or_create(&input).clone();
-        let output_tokens = self.tokens.get_or_create(&output).clone();
-        let output_sizes = self.outputs.get_or_create(&labels).clone();
-        let input_total = self.input_total.get_or_create(&labels).clone();
-        let output_total = self.output_total.get_or_create(&labels).clone();
-        Handles {
-            duration,
-            input_tokens,
-            output_tokens,
-            output_sizes,
-            input_total,
-            output_total,
-            attributes: labels.otel(),
-            input: input.otel(),
-            output: output.otel(),
-        }
+    /// Every metric that was asked for and has something to say.
+    pub fn exposed(&self) -> Vec<Exposed> {
+        let sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sorted: Vec<_> = sets.iter().collect();
+        sorted.sort_by(|a, b| a.0.cmp(b.0));
+        let wanted = ALL.iter().filter(|metric| emitted(self.semconv, metric.semconv));
+        wanted
+            .map(|metric| {
+                (
+                    metric,
+                    sorted.iter().flat_map(|(kind, set)| set.rows(kind, metric.what)).collect::<Vec<_>>(),
+                )
+            })
+            .filter(|(_, rows)| !rows.is_empty())
+            .collect()
     }
+}
 
-    /// Puts the metrics on the scrape.
-    pub fn register(&self, registry: &mut Registry) {
-        for metric in ALL.iter().filter(|metric| emitted(self.semconv, metric.semconv)) {
-            // The library puts the full stop itself.
-            let (name, help) = (escaped(metric.name), metric.help.trim_end_matches('.'));
-            match metric.what {
-                What::Duration => {
-                    registry.register_with_unit(name, help, Unit::Seconds, self.durations.clone());
-                }
-                What::TokenSizes => registry.register(name, help, self.tokens.clone()),
-                What::OutputSizes => registry.register(name, help, self.outputs.clone()),
-                What::InputTotal => registry.register(name, help, self.input_total.clone()),
-                What::OutputTotal => registry.register(name, help, self.output_total.clone()),
-            }
-        }
-    }
+/// These attributes and the type of tokens.
+fn with(labels: &Labels, token_type: &str) -> Labels {
+    let mut all = labels.clone();
+    all.push((key::TOKEN_TYPE, token_type.to_owned()));
+    all
+}
+
+fn otel(labels: &Labels) -> Vec<KeyValue> {
+    labels.iter().map(|(name, value)| KeyValue::new(*name, value.clone())).collect()
 }
 
 fn emitted(setting: Semconv, of: Semconv) -> bool {
@@ -347,15 +356,13 @@ fn instrument(meter: &Meter, metric: &GenAiMetric) -> Otel {
 }
 
 fn labels(kind: &CallKind) -> Labels {
-    let mut all = vec![
-        ("gen_ai.operation.name", "chat".to_owned()),
-        (key::PROVIDER, kind.surface.provider().to_owned()),
-    ];
+    let mut all =
+        vec![("gen_ai.operation.name", "chat".to_owned()), (key::PROVIDER, kind.provider.to_owned())];
     if let Some(model) = kind.model.as_ref().filter(|m| !m.as_str().is_empty()) {
         all.push((key::MODEL, model.as_str().to_owned()));
     }
     if let Some(error) = &kind.error {
         all.push(("error.type", error.clone()));
     }
-    Labels(all)
+    all
 }

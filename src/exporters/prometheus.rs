@@ -1,16 +1,13 @@
 //! `/metrics`: the catalogue as text. A pure function of a snapshot.
 //!
-//! OpenMetrics where the scraper asks for it, else the older Prometheus text format, which every
-//! tool reads; both come from one encoder.
+//! OpenMetrics where the scraper asks for it, else the older Prometheus text format, which every tool reads. Each is
+//! written from the families, and never one from the other's text: what stands in a name (` # {`, a quote, a line's end)
+//! is a name's business, and one label that is taken for syntax costs the whole scrape.
 
-use super::catalogue::{Facts, Family, Kind, Point, Value, escaped, families, unit_word};
+use super::catalogue::{Facts, Kind, Value, escaped, families, prometheus_name, unit_word};
+use super::genai::{Exposed, Measured, Sizes};
 use crate::engine::Snapshot;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::exemplar::CounterWithExemplar;
-use prometheus_client::registry::{Registry, Unit};
-use std::fmt;
+use std::borrow::Cow;
 
 /// How the text is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,78 +39,27 @@ impl Format {
 
 /// The exposition of a snapshot.
 pub fn render(snapshot: &Snapshot, facts: &Facts, format: Format) -> String {
-    let families = families(snapshot, facts);
-    let own = families.iter().filter(|f| f.metric.kind == Kind::Counter).map(|f| escaped(f.metric.name));
-    let genai = super::genai::ALL.iter().filter(|m| m.what.is_counter()).map(|m| escaped(m.name));
-    let counters: Vec<String> = own.chain(genai).collect();
-    let mut registry = Registry::default();
-    facts.genai.register(&mut registry);
-    registry.register_collector(Box::new(Rendered(families)));
-    let mut out = String::new();
-    // Writing to a string cannot fail; the encoder's signature is that of any writer.
-    if text::encode(&mut out, &registry).is_err() {
-        tracing::error!("the exposition could not be written");
+    let mut text = Text { out: String::new(), format };
+    for exposed in facts.genai.exposed() {
+        text.genai(&exposed);
     }
-    match format {
-        Format::OpenMetrics => out,
-        Format::Text => as_text(&out, &counters),
-    }
-}
-
-/// OpenMetrics names a counter's family without `_total`; the older format names it with it, knows
-/// no units and has no end mark.
-fn as_text(open_metrics: &str, counters: &[String]) -> String {
-    let mut out = String::with_capacity(open_metrics.len());
-    // Exemplars stand behind a sample, and only OpenMetrics knows them.
-    let without_exemplar = |line: &'_ str| line.find(" # {").map_or(line.len(), |at| at);
-    for line in open_metrics.lines().filter(|l| !l.starts_with("# UNIT ") && *l != "# EOF") {
-        let mut words = line.splitn(4, ' ');
-        match (words.next(), words.next(), words.next(), words.next()) {
-            (Some("#"), Some(what @ ("HELP" | "TYPE")), Some(name), Some(rest))
-                if counters.iter().any(|c| c == name) =>
-            {
-                out.push_str(&format!("# {what} {name}_total {rest}"));
-            }
-            (Some("#"), ..) => out.push_str(line),
-            _ => out.push_str(&line[..without_exemplar(line)]),
+    for family in families(snapshot, facts) {
+        let metric = family.metric;
+        let name = text.head(metric.name, metric.unit, metric.kind == Kind::Counter, None, metric.help);
+        let names: Vec<(&str, String)> = metric.attributes.iter().map(|key| (*key, escaped(key))).collect();
+        for point in &family.points {
+            let labels: Vec<(&str, &str)> =
+                point.attributes.iter().map(|(k, v)| (label_of(&names, k), v.as_ref())).collect();
+            // The newest event counts one.
+            let exemplar =
+                point.trace.as_deref().filter(|_| metric.kind == Kind::Counter).map(|id| (id, 1.0));
+            text.sample(&name, &labels, point.value, exemplar);
         }
-        out.push('\n');
     }
-    out
-}
-
-#[derive(Debug)]
-struct Rendered(Vec<Family>);
-
-impl Collector for Rendered {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for family in &self.0 {
-            let name = escaped(family.metric.name);
-            let unit = unit_word(family.metric.unit).map(|word| Unit::Other(word.to_owned()));
-            let kind = match family.metric.kind {
-                Kind::Gauge => MetricType::Gauge,
-                Kind::Counter => MetricType::Counter,
-            };
-            let mut metric = encoder.encode_descriptor(&name, family.metric.help, unit.as_ref(), kind)?;
-            let names: Vec<(&str, String)> =
-                family.metric.attributes.iter().map(|k| (*k, escaped(k))).collect();
-            for Point { attributes, value, trace } in &family.points {
-                let labels: Vec<(&str, &str)> =
-                    attributes.iter().map(|(k, v)| (label_of(&names, k), v.as_ref())).collect();
-                if labels.is_empty() {
-                    write_point(&mut metric, family.metric.kind, *value, trace.as_deref())?;
-                } else {
-                    write_point(
-                        &mut metric.encode_family(&labels)?,
-                        family.metric.kind,
-                        *value,
-                        trace.as_deref(),
-                    )?;
-                }
-            }
-        }
-        Ok(())
+    if format == Format::OpenMetrics {
+        text.out.push_str("# EOF\n");
     }
+    text.out
 }
 
 /// The label of an attribute, of those that its metric has.
@@ -121,22 +67,118 @@ fn label_of<'n>(names: &'n [(&str, String)], attribute: &str) -> &'n str {
     names.iter().find(|(name, _)| *name == attribute).map_or("", |(_, label)| label)
 }
 
-fn write_point(
-    point: &mut MetricEncoder<'_>,
-    kind: Kind,
-    value: Value,
-    trace: Option<&str>,
-) -> Result<(), fmt::Error> {
-    match (kind, value) {
-        (Kind::Counter, Value::Whole(n)) => {
-            let Some(id) = trace else { return point.encode_counter::<NoLabelSet, _, u64>(&n, None) };
-            // The library makes exemplars only of counters of its own: its newest event counts one.
-            let newest = CounterWithExemplar::<[(&str, String); 1]>::default();
-            newest.inc_by(1, Some([("trace_id", id.to_owned())]), None);
-            point.encode_counter(&n, newest.get().1.as_ref())
+/// The text that is being written.
+struct Text {
+    out: String,
+    format: Format,
+}
+
+impl Text {
+    /// What stands above a family's samples; returns the samples' name.
+    fn head(
+        &mut self,
+        name: &str,
+        unit: &str,
+        counter: bool,
+        histogram: Option<&Sizes>,
+        help: &str,
+    ) -> String {
+        let sample = prometheus_name(name, unit, counter);
+        // OpenMetrics names a counter's family without `_total`; the older format names it with it and knows no units.
+        let open = self.format == Format::OpenMetrics;
+        let family = if open { prometheus_name(name, unit, false) } else { sample.clone() };
+        let kind = match (counter, histogram) {
+            (true, _) => "counter",
+            (_, Some(_)) => "histogram",
+            _ => "gauge",
+        };
+        let help = help.replace('\\', "\\\\").replace('\n', "\\n");
+        let help = if open { help.replace('"', "\\\"") } else { help };
+        self.out.push_str(&format!("# HELP {family} {help}\n# TYPE {family} {kind}\n"));
+        if let Some(word) = unit_word(unit).filter(|_| open) {
+            self.out.push_str(&format!("# UNIT {family} {word}\n"));
         }
-        (Kind::Counter, Value::Real(x)) => point.encode_counter::<NoLabelSet, _, f64>(&x, None),
-        (Kind::Gauge, Value::Whole(n)) => point.encode_gauge(&n),
-        (Kind::Gauge, Value::Real(x)) => point.encode_gauge(&x),
+        sample
+    }
+
+    fn genai(&mut self, (metric, rows): &Exposed) {
+        let sizes = rows.iter().find_map(|(_, measured)| match measured {
+            Measured::Sizes(sizes) => Some(sizes),
+            Measured::Total(_) => None,
+        });
+        let name = self.head(metric.name, metric.unit, metric.what.is_counter(), sizes, metric.help);
+        for (attributes, measured) in rows {
+            let named: Vec<(String, &str)> =
+                attributes.iter().map(|(key, value)| (escaped(key), value.as_str())).collect();
+            let labels: Vec<(&str, &str)> = named.iter().map(|(k, v)| (k.as_str(), *v)).collect();
+            match measured {
+                Measured::Total(n) => self.sample(&name, &labels, Value::Whole(*n), None),
+                Measured::Sizes(sizes) => self.histogram(&name, &labels, sizes),
+            }
+        }
+    }
+
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], sizes: &Sizes) {
+        let bounds = sizes.bounds.iter().copied().chain([f64::INFINITY]);
+        let mut below = 0_u64;
+        for ((bound, n), trace) in bounds.zip(sizes.counts).zip(&sizes.traces) {
+            below = below.saturating_add(n);
+            let bound = real(bound);
+            let mut labels = labels.to_vec();
+            labels.push(("le", &bound));
+            let exemplar = trace.as_ref().map(|(id, value)| (&**id, *value));
+            self.sample(&format!("{name}_bucket"), &labels, Value::Whole(below), exemplar);
+        }
+        self.sample(&format!("{name}_sum"), labels, Value::Real(sizes.sum), None);
+        self.sample(&format!("{name}_count"), labels, Value::Whole(sizes.count()), None);
+    }
+
+    /// One sample; the trace of an event behind it where the format knows such a thing.
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: Value, exemplar: Option<(&str, f64)>) {
+        self.out.push_str(name);
+        if !labels.is_empty() {
+            self.labels(labels);
+        }
+        self.out.push(' ');
+        match value {
+            Value::Whole(n) => self.out.push_str(&n.to_string()),
+            Value::Real(x) => self.out.push_str(&real(x)),
+        }
+        if let Some((id, of)) = exemplar.filter(|_| self.format == Format::OpenMetrics) {
+            self.out.push_str(" # ");
+            self.labels(&[("trace_id", id)]);
+            self.out.push(' ');
+            self.out.push_str(&real(of));
+        }
+        self.out.push('\n');
+    }
+
+    fn labels(&mut self, labels: &[(&str, &str)]) {
+        for (at, (name, value)) in labels.iter().enumerate() {
+            self.out.push(if at == 0 { '{' } else { ',' });
+            self.out.push_str(name);
+            self.out.push_str("=\"");
+            self.out.push_str(&quoted(value));
+            self.out.push('"');
+        }
+        self.out.push('}');
+    }
+}
+
+/// A label's value as it stands between quotes, in both formats.
+fn quoted(value: &str) -> Cow<'_, str> {
+    if !value.contains(['\\', '"', '\n']) {
+        return Cow::Borrowed(value);
+    }
+    Cow::Owned(value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+}
+
+/// A number that may be none, as both formats write it.
+fn real(x: f64) -> String {
+    match x {
+        _ if x.is_nan() => "NaN".to_owned(),
+        f64::INFINITY => "+Inf".to_owned(),
+        f64::NEG_INFINITY => "-Inf".to_owned(),
+        _ => format!("{x:?}"),
     }
 }

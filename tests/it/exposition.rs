@@ -1,5 +1,7 @@
 //! `/metrics` as it is read by others: a golden file, escaping, both formats.
 
+use crate::support::api::Api;
+use crate::support::{Sidecar, route_to, wait_for};
 use arc_swap::ArcSwap;
 use plimsoll::config::Semconv;
 use plimsoll::engine::{BucketView, RejectionKey, RejectionView, Snapshot};
@@ -11,6 +13,7 @@ use plimsoll::limit::{Amount, Limiter, Scope, Timestamp, Window};
 use plimsoll::owner::{Class, OwnerRule, Owners, Rung};
 use plimsoll::route::{ModelGroup, Owner, OwnerId, OwnerKind, RouteName, Surface};
 use plimsoll::stats::Stats;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,12 +68,12 @@ fn snapshot(owner_name: &str, model: &str) -> Snapshot {
         class: Class::AnthropicWorkspace,
         rung: Rung::Wording,
     };
-    let totals = |status| TotalsKey {
+    let totals = |status: Option<u16>| TotalsKey {
         route: RouteName::new("api"),
         surface: Surface::AnthropicApi,
         owner: owner(owner_name),
         model: ModelGroup::of_model(model),
-        status,
+        status: status.map(Into::into),
     };
     Snapshot {
         at: NOW,
@@ -132,9 +135,127 @@ fn openmetrics_says_the_same_with_units_and_an_end() {
     );
 }
 
+/// A sample as a reader of the format takes it apart, character by character.
+#[derive(Debug, PartialEq)]
+struct Sample {
+    name: String,
+    labels: BTreeMap<String, String>,
+    value: f64,
+}
+
+/// Reads a line as `expfmt` of Prometheus does; what it does not take is an error of ours.
+fn sample(line: &str) -> Sample {
+    let (name, rest) = line.split_at(line.find(['{', ' ']).expect(line));
+    let mut rest = rest.chars().peekable();
+    let mut labels = BTreeMap::new();
+    if rest.next_if_eq(&'{').is_some() {
+        loop {
+            let label: String = std::iter::from_fn(|| rest.next_if(|c| *c != '=')).collect();
+            assert!(label.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'), "{line}");
+            assert_eq!((rest.next(), rest.next()), (Some('='), Some('"')), "{line}");
+            let mut value = String::new();
+            loop {
+                match rest.next().expect(line) {
+                    '"' => break,
+                    '\\' => value.push(match rest.next() {
+                        Some('n') => '\n',
+                        Some(c @ ('"' | '\\')) => c,
+                        other => panic!("escape {other:?} in {line}"),
+                    }),
+                    c => value.push(c),
+                }
+            }
+            assert!(labels.insert(label, value).is_none(), "twice the same label: {line}");
+            match rest.next() {
+                Some(',') => {}
+                Some('}') => break,
+                other => panic!("{other:?} in {line}"),
+            }
+        }
+    }
+    assert_eq!(rest.next(), Some(' '), "{line}");
+    let value: String = rest.collect();
+    // Behind the value only OpenMetrics has something.
+    let value = value.split(" # {").next().unwrap().parse().expect(line);
+    Sample { name: name.to_owned(), labels, value }
+}
+
+fn samples(text: &str) -> Vec<Sample> {
+    text.lines().filter(|line| !line.starts_with('#')).map(sample).collect()
+}
+
+const NAMES: [&str; 16] = [
+    "a # {b",
+    "a # {b=\"c\"} 1",
+    "a} 1",
+    "a\nb 1",
+    "\n# EOF\n",
+    "# TYPE x counter",
+    "# UNIT x ratio",
+    "\"",
+    "\\",
+    "\\n",
+    "\\\"",
+    "m\"} 1\\",
+    "\r\n",
+    "a,b=\"c\"",
+    "검색 ünï",
+    " ",
+];
+
+/// Whatever somebody may call a thing, the scrape is read whole and the name is what it was.
 #[test]
-fn hostile_names_are_escaped() {
-    let text = render(&snapshot("o\"wn\\er", "m\"} 1\\"), &facts(), Format::Text);
-    assert!(text.contains(r#"plimsoll_owner="o\"wn\\er""#));
-    assert!(text.contains(r#"gen_ai_request_model="m\"} 1\\""#));
+fn no_name_breaks_the_scrape() {
+    let plain = samples(&render(&snapshot("search", "plain"), &facts(), Format::Text));
+    for name in NAMES {
+        let mut hostile = snapshot(name, "plain");
+        for bucket in &mut hostile.buckets {
+            bucket.region = Some(name.into());
+        }
+        for rejection in &mut hostile.rejections {
+            rejection.trace = Some("0af7651916cd43dd8448eb211c80319c".into());
+        }
+        let text = samples(&render(&hostile, &facts(), Format::Text));
+        let open = render(&hostile, &facts(), Format::OpenMetrics);
+        assert_eq!(open.lines().filter(|line| *line == "# EOF").count(), 1, "{name:?}");
+        assert_eq!(text, samples(&open), "{name:?}: both formats say the same");
+        assert_eq!(text.len(), plain.len(), "{name:?}");
+        let owner = text.iter().find(|s| s.name == "plimsoll_limit").unwrap();
+        assert_eq!(owner.labels["plimsoll_owner"], name);
+        assert_eq!(owner.labels["cloud_region"], name);
+        assert_eq!(owner.value, 200_000.0);
+    }
+}
+
+/// The same for what a caller may call a model, from the request to both formats, histograms among them.
+#[tokio::test]
+async fn no_model_breaks_the_scrape() {
+    let api = Api::start().await;
+    let sidecar = Sidecar::start(&(route_to(api.address) + "otlp: {semconv: both}\n")).await;
+    for (n, name) in NAMES.into_iter().enumerate() {
+        let body = serde_json::json!({"max_tokens": 10, "messages": [], "model": format!("{n}{name}")});
+        let request = reqwest::Client::new().post(format!("http://{}/v1/messages", sidecar.hop));
+        assert_eq!(request.json(&body).send().await.unwrap().status(), 200);
+    }
+    let calls = async |accept: &str| {
+        let request = reqwest::Client::new().get(format!("http://{}/metrics", sidecar.metrics));
+        let text = request.header("accept", accept).send().await.unwrap().text().await.unwrap();
+        let name = "gen_ai_client_operation_duration_seconds_count";
+        let samples = samples(&text);
+        let of_name = samples.iter().filter(|s| s.name == name);
+        of_name.map(|s| (s.labels["gen_ai_request_model"].clone(), s.value)).collect::<BTreeMap<_, _>>()
+    };
+    let wanted: BTreeMap<String, f64> = NAMES
+        .into_iter()
+        .enumerate()
+        .map(|(n, name)| (ModelGroup::of_model(&format!("{n}{name}")).as_str().to_owned(), 1.0))
+        .collect();
+    for accept in ["*/*", "application/openmetrics-text"] {
+        let seen = wait_for("all calls", async || {
+            Some(calls(accept).await).filter(|calls| calls.values().sum::<f64>() >= NAMES.len() as f64)
+        })
+        .await;
+        assert_eq!(seen, wanted, "{accept}");
+    }
+    assert!(wanted.contains_key("0a # {b"));
 }
