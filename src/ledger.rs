@@ -2,12 +2,13 @@
 //!
 //! The hop settles them itself, in a drop guard, so they are right even when the queue to the
 //! engine is full or a dialect has panicked. The table is bounded: models past the limit share the
-//! row `_other`, and statuses that nobody documents are counted as their class.
+//! row `_other`, and statuses that nobody made known are counted as their class.
 
 use crate::observation::Usage;
 use crate::route::{ModelGroup, Owner, RouteName, Surface};
 use foldhash::fast::RandomState;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -23,7 +24,52 @@ pub struct TotalsKey {
     /// The model group.
     pub model: ModelGroup,
     /// HTTP status; absent where no response came.
-    pub status: Option<u16>,
+    pub status: Option<Status>,
+}
+
+/// An HTTP status as it is counted: itself where somebody made it known, else its class, never a neighbour's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Status {
+    /// A known one.
+    Code(u16),
+    /// All the others of a hundred.
+    Class(u16),
+}
+
+/// Statuses that are known: the registry's, and those of nginx (444, 494 to 499), of AWS's load balancers (460, 463, 561),
+/// of Cloudflare (520 to 530) and of Anthropic (529), of which every one is met in front of models.
+const KNOWN: [(u16, u16); 15] = [
+    (100, 104),
+    (200, 208),
+    (226, 226),
+    (300, 308),
+    (400, 418),
+    (421, 426),
+    (428, 429),
+    (431, 431),
+    (444, 444),
+    (451, 451),
+    (460, 460),
+    (463, 463),
+    (494, 511),
+    (520, 530),
+    (561, 561),
+];
+
+impl From<u16> for Status {
+    fn from(status: u16) -> Self {
+        let known = KNOWN.iter().any(|(from, to)| (*from..=*to).contains(&status));
+        if known { Self::Code(status) } else { Self::Class(status / 100) }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => code.fmt(f),
+            Self::Class(class) => write!(f, "{class}xx"),
+        }
+    }
 }
 
 /// Totals of one row. Requests, and tokens by type.
@@ -105,8 +151,7 @@ impl Ledger {
     }
 
     /// Settles the totals of a call that ended.
-    pub fn settle(&self, mut key: TotalsKey, usage: Option<Usage>) {
-        key.status = key.status.map(documented_status);
+    pub fn settle(&self, key: TotalsKey, usage: Option<Usage>) {
         let row = self.row(key);
         row.requests.fetch_add(1, Relaxed);
         if let Some(usage) = usage {
@@ -126,8 +171,7 @@ impl Ledger {
     }
 
     /// Adds the tokens of a call that was settled before they were known.
-    pub fn add_tokens(&self, mut key: TotalsKey, usage: Usage) {
-        key.status = key.status.map(documented_status);
+    pub fn add_tokens(&self, key: TotalsKey, usage: Usage) {
         self.row(key).add(usage);
     }
 
@@ -178,13 +222,6 @@ impl Ledger {
     }
 }
 
-/// A status as it is counted: itself where it means something, else its class (`418` is `400`).
-fn documented_status(status: u16) -> u16 {
-    const DOCUMENTED: [u16; 19] =
-        [200, 201, 202, 204, 304, 400, 401, 402, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504];
-    if DOCUMENTED.contains(&status) || status == 529 { status } else { status / 100 * 100 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,7 +234,7 @@ mod tests {
             surface: Surface::AnthropicApi,
             owner: Owner { id: OwnerId::unnamed(), kind: OwnerKind::AnthropicWorkspace },
             model: ModelGroup::of_model(model),
-            status: Some(status),
+            status: Some(status.into()),
         }
     }
 
@@ -229,9 +266,33 @@ mod tests {
     }
 
     #[test]
-    fn statuses_are_a_bounded_set() {
-        let statuses: std::collections::BTreeSet<u16> = (100..=999).map(documented_status).collect();
-        assert!(statuses.len() < 30, "{statuses:?}");
-        assert!(statuses.contains(&529) && statuses.contains(&429));
+    fn a_known_status_keeps_its_number_and_any_other_falls_into_its_class() {
+        let label = |status: u16| Status::from(status).to_string();
+        for known in
+            [100, 101, 103, 200, 206, 302, 304, 400, 418, 421, 429, 431, 444, 451, 460, 494, 499, 500, 504]
+                .into_iter()
+                .chain(520..=530)
+        {
+            assert_eq!(label(known), known.to_string());
+        }
+        for (unknown, class) in [
+            (199, "1xx"),
+            (299, "2xx"),
+            (399, "3xx"),
+            (420, "4xx"),
+            (493, "4xx"),
+            (512, "5xx"),
+            (599, "5xx"),
+            (999, "9xx"),
+        ] {
+            assert_eq!(label(unknown), class, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn statuses_are_a_bounded_set_that_lies_of_no_class() {
+        let all: std::collections::BTreeSet<Status> = (100..=999).map(Status::from).collect();
+        assert!(all.len() < 100, "{all:?}");
+        assert!((100..=999_u16).all(|n| Status::from(n).to_string().starts_with(&(n / 100).to_string())));
     }
 }

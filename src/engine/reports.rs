@@ -244,7 +244,7 @@ impl Book {
             surface,
             owner: self.owners.resolve(surface.owner_kind(), &end.limits.account, &end.call.route),
             model: end.model.clone().unwrap_or_else(ModelGroup::none),
-            status: end.status,
+            status: end.status.map(Into::into),
         }
     }
 }

@@ -374,7 +374,7 @@ impl CallTap {
             surface,
             owner,
             model: model.clone().unwrap_or_else(ModelGroup::none),
-            status: self.status,
+            status: self.status.map(Into::into),
         };
         // An upgrade that was taken may carry calls; what else is no POST carries none.
         if self.call.asks_a_model() || self.status == Some(101) {
