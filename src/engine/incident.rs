@@ -95,6 +95,12 @@ impl Attempt {
         !self.upstream.contains("://")
     }
 
+    /// The clock was set back.
+    pub(super) fn set_back(&mut self, by: Duration) {
+        self.at = self.at.minus(by);
+        self.started = self.started.minus(by);
+    }
+
     /// True if the other one went the same way: route changes destroy evidence.
     pub fn same_route(&self, other: &Self) -> bool {
         self.credential.fingerprint == other.credential.fingerprint
@@ -291,11 +297,8 @@ impl Incident {
 
     /// The clock was set back.
     pub(super) fn set_back(&mut self, by: Duration) {
-        for moment in [&mut self.first.at, &mut self.current.at] {
-            *moment = moment.minus(by);
-        }
-        self.first.started = self.first.started.minus(by);
-        self.current.started = self.current.started.minus(by);
+        let attempts = [Some(&mut self.first), Some(&mut self.current), self.last_success.as_mut()];
+        attempts.into_iter().flatten().for_each(|attempt| attempt.set_back(by));
         self.eased = self.eased.map(|at| at.minus(by));
         self.changes.iter_mut().for_each(|change| change.at = change.at.minus(by));
     }

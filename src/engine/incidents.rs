@@ -151,8 +151,9 @@ impl Incidents {
                     turns.push((Turn::Eased, incident.clone()));
                 }
             }
-        } else {
-            // Of an open incident the last success before it is the one that counts.
+        }
+        // An open incident has its own copy of the one before it; this is for the next.
+        if record.last_success.as_ref().is_none_or(|known| known.at <= attempt.at) {
             record.last_success = Some(attempt);
         }
         let ended = over.is_some();
@@ -277,6 +278,7 @@ impl Incidents {
     pub(super) fn set_back(&mut self, by: Duration) {
         for record in self.routes.values_mut() {
             record.since = record.since.minus(by);
+            record.last_success.iter_mut().for_each(|success| success.set_back(by));
             record.open.iter_mut().for_each(|incident| incident.set_back(by));
             record.upstream.iter_mut().for_each(|cause| cause.at = cause.at.minus(by));
             record.folds.iter_mut().for_each(|(_, until)| *until = until.minus(by));

@@ -298,6 +298,45 @@ fn a_smaller_success_eases_an_incident_and_a_comparable_one_closes_it() {
     assert_eq!(turns, [Turn::Opened, Turn::FailedAgain, Turn::Eased, Turn::Over]);
 }
 
+/// However an incident ends, and whatever passed while it was open, the next one names the newest success before it.
+#[test]
+fn the_last_success_is_the_newest_before_the_first_failure() {
+    let full = || limits("w", 60_000);
+    let last = |book: &Book| incident(book).last_success.map(|success| success.at);
+    let mut passed = book(BookLimits::default());
+    passed.end(end("search", 200, full(), 1_000, at(0.0)));
+    passed.end(end("search", 429, limits("w", 0), 1_000, at(1.0)));
+    passed.end(end("search", 200, full(), 1_000, at(2.0)));
+    assert_eq!(incident(&passed).over, Some((at(2.0), Over::Passed)));
+    assert_eq!(last(&passed), Some(at(0.0)), "what closes an incident is not its last success");
+    passed.end(end("search", 429, limits("w", 0), 1_000, at(3.0)));
+    assert_eq!(last(&passed), Some(at(2.0)), "but that of the next one");
+
+    let mut quiet = book(BookLimits::default());
+    quiet.end(end("search", 200, full(), 1_000, at(0.0)));
+    quiet.end(end("search", 429, limits("w", 0), 1_000, at(1.0)));
+    quiet.end(end("search", 200, full(), 100, at(2.0)));
+    quiet.tick(at(16.0 * 60.0));
+    quiet.end(end("search", 429, limits("w", 0), 1_000, at(16.0 * 60.0 + 1.0)));
+    assert_eq!(last(&quiet), Some(at(2.0)), "a smaller one counts, too");
+
+    let mut overtaken = book(BookLimits::default());
+    overtaken.end(end("search", 529, Arc::default(), 1_000, at(0.0)));
+    overtaken.end(end("search", 200, full(), 100, at(1.0)));
+    overtaken.end(end("search", 429, limits("w", 0), 1_000, at(2.0)));
+    assert_eq!(last(&overtaken), Some(at(1.0)));
+
+    let mut set_back = book(BookLimits::default());
+    set_back.end(end("search", 200, full(), 1_000, at(0.0)));
+    set_back.set_back(Duration::from_secs(3_600));
+    set_back.end(end("search", 429, limits("w", 0), 1_000, at(1.0).minus(Duration::from_secs(3_600))));
+    assert_eq!(
+        last(&set_back),
+        Some(at(0.0).minus(Duration::from_secs(3_600))),
+        "a success does not lie in the future"
+    );
+}
+
 #[test]
 fn what_asks_no_model_proves_nothing_of_an_incident() {
     let mut book = book(BookLimits::default());
