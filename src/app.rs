@@ -198,7 +198,7 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
         intake: outside.intake,
         sources: outside.tasks,
         calls: calls::spawn(judged, listeners),
-        admin: admin.spawn(published.snapshots.clone(), facts.clone(), clock.clone(), drain, quitting),
+        admin: admin.spawn(published.snapshots.clone(), facts.clone(), drain, quitting),
         facts,
         desk,
         status,

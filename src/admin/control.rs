@@ -54,7 +54,7 @@ impl Requests {
 const HERE: &str = "Here are the page (/), POST /-/reload, POST /v1/observations, GET /v1/state, /v1/incidents, /v1/evidence and /v1/tap.\n";
 
 /// People are few here; applications that report keep a connection each.
-const BOUNDS: Bounds = Bounds { connections: 128, lifetime: Duration::from_secs(600) };
+const BOUNDS: Bounds = Bounds { connections: 128, lifetime: Duration::from_secs(600), cut_busy: false };
 
 /// Takes the body of `POST /v1/observations`: a status, and JSON that says what came of it.
 pub type Take = Arc<dyn Fn(&Bytes) -> (StatusCode, String) + Send + Sync>;

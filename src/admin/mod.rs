@@ -1,4 +1,9 @@
 //! The metrics port: `/metrics`, health, `/v1/limits`, runbooks. Read-only, and safe to show to the network.
+//!
+//! It runs on a thread of its own, apart from the traffic and from the engine, so that it answers whatever they do. Who is
+//! killed for failing a liveness probe takes the calls down that pass through it, so only one thing fails it: no thread
+//! takes up work any more. An engine that stands still stops no call; it is a metric
+//! (`plimsoll_engine_published_time_seconds`) and an alert.
 
 pub mod control;
 pub mod incidents;
@@ -6,7 +11,6 @@ mod page;
 pub mod runbooks;
 pub mod state;
 
-use crate::clock::Clock;
 use crate::engine::Snapshot;
 use crate::exporters::catalogue::Facts;
 use crate::exporters::prometheus::{Format, render};
@@ -19,17 +23,20 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// A snapshot older than this means that the engine hangs.
+/// How long the threads that take traffic may take up nothing before that is said.
 const STALE: Duration = Duration::from_secs(5);
+/// How often they are given something.
+const BEAT: Duration = Duration::from_millis(500);
 /// Scrapers keep connections, and come back.
-const BOUNDS: Bounds = Bounds { connections: 64, lifetime: Duration::from_secs(300) };
+const BOUNDS: Bounds = Bounds { connections: 64, lifetime: Duration::from_secs(300), cut_busy: true };
 
 /// What the port serves from.
 #[derive(Debug)]
@@ -37,8 +44,8 @@ pub struct Site {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     facts: Arc<Facts>,
     draining: Stop,
-    clock: Clock,
-    started: Instant,
+    /// When the threads that take traffic last took something up.
+    beat: Arc<Mutex<Instant>>,
 }
 
 /// A port that is listening.
@@ -59,17 +66,39 @@ impl Admin {
         Ok(Self { address: listener.local_addr()?, listener })
     }
 
-    /// Serves until `quit`; `draining` turns readiness off before that.
+    /// Serves until `quit`; `draining` turns readiness off before that. To be called on the runtime that takes the traffic.
     pub fn spawn(
         self,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         facts: Arc<Facts>,
-        clock: Clock,
         draining: Stop,
         quit: Stop,
     ) -> JoinHandle<()> {
-        let site = Arc::new(Site { snapshots, facts, draining, clock, started: Instant::now() });
-        tokio::spawn(serve(self.listener, site, quit))
+        let beat = Arc::new(Mutex::new(Instant::now()));
+        let site = Arc::new(Site { snapshots, facts, draining, beat: beat.clone() });
+        let traffic = Handle::current();
+        let (ended, end) = oneshot::channel::<()>();
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let served = runtime.and_then(|runtime| {
+                runtime.block_on(async {
+                    let listener = TcpListener::from_std(self.listener.into_std()?)?;
+                    tokio::select! {
+                        () = serve(listener, site, quit) => {}
+                        () = feel(traffic, beat) => {}
+                    }
+                    Ok(())
+                })
+            });
+            if let Err(error) = served {
+                tracing::error!(%error, "the metrics port is not served");
+            }
+            drop(ended);
+        };
+        if let Err(error) = std::thread::Builder::new().name("metrics".to_owned()).spawn(run) {
+            tracing::error!(%error, "the metrics port is not served");
+        }
+        tokio::spawn(async move { drop(end.await) })
     }
 }
 
@@ -81,6 +110,21 @@ async fn serve(listener: TcpListener, site: Arc<Site>, mut quit: Stop) {
     tokio::select! {
         () = server::serve(listener, BOUNDS, answer) => {}
         () = quit.requested() => {}
+    }
+}
+
+/// Gives the threads that take traffic something to take up, again and again: any of them will do. Returns once their
+/// runtime is gone.
+async fn feel(traffic: Handle, beat: Arc<Mutex<Instant>>) {
+    let mut beats = interval(BEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beats.tick().await;
+        if traffic.spawn(async {}).await.is_err() {
+            // It is being shut down; what is asked meanwhile is answered until the word to quit.
+            return std::future::pending().await;
+        }
+        *beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 }
 
@@ -138,13 +182,13 @@ impl Site {
         response
     }
 
-    /// Healthy while the engine publishes: then alerts are evaluated and metrics are true.
+    /// Healthy while any thread takes up what comes.
     fn healthy(&self) -> Response<Full<Bytes>> {
-        let age = self.clock.now().since(self.snapshots.borrow().at);
-        if age < STALE || self.started.elapsed() < STALE {
+        let silent = self.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        if silent < STALE {
             return plain(StatusCode::OK, "Healthy.\n");
         }
-        let text = format!("The engine last published {} s ago.\n", age.as_secs());
+        let text = format!("No thread has taken up anything for {} s.\n", silent.as_secs());
         plain(StatusCode::SERVICE_UNAVAILABLE, &text)
     }
 }

@@ -13,6 +13,7 @@ runbooks![
     "PlimsollBucketPressure",
     "PlimsollBurst",
     "PlimsollConfigReloadFailed",
+    "PlimsollEngineStalled",
     "PlimsollExportFailing",
     "PlimsollFolded",
     "PlimsollHeadersMissing",

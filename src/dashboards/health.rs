@@ -88,6 +88,15 @@ fn graphs() -> Vec<Panel> {
         )
         .drawn(Form::StackedBars),
         Panel::lines(
+            "Age of the engine's last word",
+            "How long ago the engine of the slowest sidecar last published what it knows, as it does twice a second. While it stands still calls pass, and its levels and alerts are old (PlimsollEngineStalled).",
+            "s",
+            Query(
+                format!("max(timestamp({engine}) - {engine})", engine = SELECT.of(&catalogue::ENGINE_TIME)),
+                "slowest engine",
+            ),
+        ),
+        Panel::lines(
             "Queue to the engine",
             "Observations that wait for the engine, in the sidecar where most of them wait.",
             "short",

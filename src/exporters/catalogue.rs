@@ -188,6 +188,7 @@ catalogue! {
     RELOAD_OK = "plimsoll.config.last_reload.successful", "", Gauge, &[], "1 if the newest configuration was put in place, 0 if it was refused and the one before stayed.";
     RELOAD_TIME = "plimsoll.config.last_reload.success.time", "s", Gauge, &[], "Unix time at which a configuration was last put in place.";
     RELOADS = "plimsoll.config.reloads", "{reload}", Counter, &[key::OUTCOME], "Configurations by whether they were put in place.";
+    ENGINE_TIME = "plimsoll.engine.published.time", "s", Gauge, &[], "Unix time at which the engine last published what it knows, as it does twice a second; while it stands still, so do all levels and alerts.";
     QUEUE = "plimsoll.queue.depth", "{observation}", Gauge, &[], "Observations in the queue to the engine.";
     EXPORTS = "plimsoll.exports", "{export}", Counter, &[key::EXPORTER, key::OUTCOME], "Exports by how they ended.";
     BUILD_INFO = "plimsoll.build.info", "", Gauge, &[key::VERSION], "The version that runs; always 1.";
@@ -564,6 +565,9 @@ fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
         (&QUEUE, stats.queue_depth.get()),
     ] {
         push(metric, Point::new(Arc::default(), Value::Whole(n)));
+    }
+    if snapshot.at > Timestamp::default() {
+        push(&ENGINE_TIME, Point::new(Arc::default(), Value::Real(snapshot.at.secs_f64())));
     }
     push(&RELOAD_OK, Point::new(Arc::default(), Value::Whole(1 - stats.last_reload_refused.get().min(1))));
     if stats.last_reload_at.get() > 0 {

@@ -13,6 +13,7 @@ mod docs;
 mod evidence;
 mod exposition;
 mod fail_open;
+mod health;
 mod hostile;
 mod http2;
 mod messages;

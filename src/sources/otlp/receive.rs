@@ -41,7 +41,7 @@ const SMALL: usize = 64 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call by gRPC may take, its message and what waits before it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-const BOUNDS: Bounds = Bounds { connections: 128, lifetime: Duration::from_secs(600) };
+const BOUNDS: Bounds = Bounds { connections: 128, lifetime: Duration::from_secs(600), cut_busy: false };
 
 /// What both ports share.
 pub struct Receiver {
