@@ -517,6 +517,7 @@ fn pushers(
         stats: stats.clone(),
         clock: clock.clone(),
         stop,
+        resolve: alertmanager::system_resolver(),
     };
     Ok(Pushers { stopper, tasks: alertmanager::spawn(&parts).map_err(AppError::Alertmanager)? })
 }

@@ -298,7 +298,7 @@ impl<'de> Deserialize<'de> for Secret {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Alerts {
-    /// Every Alertmanager replica; alerts are posted to each.
+    /// Alertmanagers; alerts are posted to each, and to every address of its name.
     pub(super) alertmanagers: Vec<Alertmanager>,
     /// Name of the label that carries the owner; the kind's is this and `_kind`.
     #[schemars(with = "Option<String>")]
@@ -342,7 +342,8 @@ pub(super) struct Foresight {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Alertmanager {
-    /// Its base address.
+    /// Its base address. Where the name has several addresses (a headless Service), each is posted to, and the name is looked up
+    /// again while there are alerts.
     #[schemars(with = "String")]
     pub(super) url: Spanned<String>,
     /// Bearer token.

@@ -1,4 +1,4 @@
-//! Pushes alerts straight to every Alertmanager, within a second of the decision.
+//! Pushes alerts straight to every Alertmanager, and to every address of its name, within a second of the decision.
 //!
 //! An alert is posted with `endsAt = now + hold`, posted again every third of that, and simply no
 //! longer posted when it ends: it lapses. A past `endsAt` is never sent, because one sidecar's
@@ -15,10 +15,13 @@ use crate::stats::Stats;
 use crate::stop::Stop;
 use secrecy::ExposeSecret;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 /// How long one post may take at most; never longer than a third of the hold, so that an alert
@@ -26,6 +29,12 @@ use tokio::task::JoinHandle;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before a failed post is tried again, doubled up to a third of the hold.
 const RETRY: Duration = Duration::from_millis(500);
+/// How often a name is looked up again while there are alerts.
+const LOOK_UP: Duration = Duration::from_secs(15);
+/// Most addresses of one name.
+const MOST_REPLICAS: usize = 16;
+/// Stands for a name whose addresses are not known.
+const NAME_ALONE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// One alert as Alertmanager's API takes it.
 #[derive(Clone, Debug, Serialize, PartialEq, Eq)]
@@ -153,8 +162,20 @@ fn description(alert: &Alert) -> String {
     text
 }
 
+/// Finds the addresses of a name: as the system does, or as a test says.
+pub type Resolver = Arc<
+    dyn Fn(String, u16) -> Pin<Box<dyn Future<Output = std::io::Result<Vec<SocketAddr>>> + Send>>
+        + Send
+        + Sync,
+>;
+
+/// The system's.
+pub fn system_resolver() -> Resolver {
+    Arc::new(|host, port| Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) }))
+}
+
 /// What the exporter runs with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Parts {
     /// How alerts are written.
     pub writer: Writer,
@@ -166,6 +187,8 @@ pub struct Parts {
     pub clock: Clock,
     /// The word to stop.
     pub stop: Stop,
+    /// Finds addresses.
+    pub resolve: Resolver,
 }
 
 /// Starts one task for each Alertmanager, so that a dead one delays no other.
@@ -174,31 +197,186 @@ pub struct Parts {
 /// If a client cannot be made (a `ca_file` that holds no certificate).
 pub fn spawn(parts: &Parts) -> Result<Vec<JoinHandle<()>>, String> {
     let endpoints = &parts.writer.alerts.alertmanagers;
-    endpoints.iter().map(|endpoint| Ok(tokio::spawn(pusher(parts, endpoint)?.run()))).collect()
+    endpoints.iter().map(|endpoint| Ok(tokio::spawn(Replicas::of(parts, endpoint)?.run()))).collect()
 }
 
-fn pusher(parts: &Parts, endpoint: &config::Alertmanager) -> Result<Pusher, String> {
-    let failed = |what: String| format!("Alertmanager {}: {what}", endpoint.url);
-    let mut client = outgoing::client(Redirects::Refused).timeout(TIMEOUT.min(parts.writer.alerts.hold / 3));
-    if let Some(file) = &endpoint.ca_file {
-        let pem = std::fs::read(file).map_err(|e| failed(format!("{}: {e}", file.display())))?;
-        for certificate in reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| failed(e.to_string()))? {
-            client = client.add_root_certificate(certificate);
+/// An Alertmanager as it is configured: one name, behind which there may be several.
+///
+/// Each of them must be told by us: what one knows the others learn by gossip, but not at once, and one that is asked for
+/// nothing waits for those before it (15 s each) before it speaks. So the name is resolved, every address is posted to,
+/// and the name is looked up again: at an interval, and as soon as a post failed.
+struct Replicas {
+    parts: Parts,
+    endpoint: Arc<Endpoint>,
+    host: String,
+    port: u16,
+    known: BTreeMap<SocketAddr, Replica>,
+    failed: Arc<Notify>,
+}
+
+/// How an Alertmanager is called, whichever of its addresses is.
+struct Endpoint {
+    configured: config::Alertmanager,
+    url: String,
+    authorities: Vec<reqwest::Certificate>,
+}
+
+/// A task that posts to one address.
+struct Replica {
+    task: JoinHandle<()>,
+    /// The newest post did not even reach it.
+    unreachable: Arc<AtomicBool>,
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Replicas {
+    fn of(parts: &Parts, configured: &config::Alertmanager) -> Result<Self, String> {
+        let failed = |what: String| format!("Alertmanager {}: {what}", configured.url);
+        let mut authorities = Vec::new();
+        if let Some(file) = &configured.ca_file {
+            let pem = std::fs::read(file).map_err(|e| failed(format!("{}: {e}", file.display())))?;
+            authorities = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| failed(e.to_string()))?;
+        }
+        let url = format!("{}/api/v2/alerts", configured.url);
+        let parsed = reqwest::Url::parse(&url).map_err(|e| failed(e.to_string()))?;
+        let host = parsed.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let port = parsed.port_or_known_default().unwrap_or(80);
+        let endpoint = Arc::new(Endpoint { configured: configured.clone(), url, authorities });
+        // So that what cannot be used is said at the start, and not at the first alert.
+        endpoint.client(parts, None).map_err(failed)?;
+        Ok(Self {
+            parts: parts.clone(),
+            endpoint,
+            host,
+            port,
+            known: BTreeMap::new(),
+            failed: Arc::default(),
+        })
+    }
+
+    async fn run(mut self) {
+        self.look_after().await;
+        // What is being posted now may be the last word of an alert.
+        for replica in self.known.values_mut() {
+            if (&mut replica.task).await.is_err() {
+                tracing::error!(alertmanager = %self.endpoint.configured.url, "a poster panicked");
+            }
         }
     }
-    Ok(Pusher {
-        client: client.build().map_err(|e| failed(e.to_string()))?,
-        url: format!("{}/api/v2/alerts", endpoint.url),
-        endpoint: endpoint.clone(),
-        parts: parts.clone(),
-    })
+
+    async fn look_after(&mut self) {
+        loop {
+            // Without an alert nobody is called, and no name is asked for.
+            let mut alerts = self.parts.alerts.clone();
+            tokio::select! {
+                some = alerts.wait_for(|alerts| !alerts.is_empty()) => if some.is_err() { return },
+                () = self.parts.stop.requested() => return,
+            }
+            self.look_up().await;
+            let again = async {
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK_UP) => {}
+                    // One that is away may have come back elsewhere; not at once, or a dead one asks without end.
+                    () = async {
+                        self.failed.notified().await;
+                        tokio::time::sleep(RETRY).await;
+                    } => {}
+                }
+            };
+            tokio::select! {
+                () = again => {}
+                () = self.parts.stop.requested() => return,
+            }
+        }
+    }
+
+    /// Looks the name up, and lets a task post to each of its addresses; those that it no longer has are left. A name that
+    /// cannot be looked up keeps the addresses that it had.
+    async fn look_up(&mut self) {
+        let found = (self.parts.resolve)(self.host.clone(), self.port).await;
+        let addresses = match found {
+            Ok(found) if !found.is_empty() => self.family(&found),
+            // A proxy may know the name; else the post says what is wrong.
+            _ if self.known.is_empty() => BTreeSet::from([NAME_ALONE]),
+            _ => return,
+        };
+        self.known.retain(|address, _| addresses.contains(address));
+        for address in addresses {
+            if !self.known.contains_key(&address) {
+                self.begin(address);
+            }
+        }
+    }
+
+    /// The addresses of one family: a host has one of each as a rule, and need not listen on both. The system's order says
+    /// which is better; once none of that family can be reached, it is the other's turn.
+    fn family(&self, found: &[SocketAddr]) -> BTreeSet<SocketAddr> {
+        let lost = |v6: bool| {
+            let mut of_it =
+                self.known.iter().filter(|(a, _)| **a != NAME_ALONE && a.is_ipv6() == v6).peekable();
+            of_it.peek().is_some() && of_it.all(|(_, replica)| replica.unreachable.load(Relaxed))
+        };
+        let known = self.known.keys().find(|address| **address != NAME_ALONE).map(SocketAddr::is_ipv6);
+        let first = known.unwrap_or(found[0].is_ipv6());
+        let v6 = if lost(first) && found.iter().any(|a| a.is_ipv6() != first) { !first } else { first };
+        let of_family: BTreeSet<SocketAddr> = found.iter().copied().filter(|a| a.is_ipv6() == v6).collect();
+        let of_family = if of_family.is_empty() { found.iter().copied().collect() } else { of_family };
+        if of_family.len() > MOST_REPLICAS {
+            let (alertmanager, addresses) = (&self.endpoint.configured.url, of_family.len());
+            tracing::warn!(%alertmanager, addresses, "more addresses than are posted to: {MOST_REPLICAS}");
+        }
+        of_family.into_iter().take(MOST_REPLICAS).collect()
+    }
+
+    fn begin(&mut self, address: SocketAddr) {
+        let client = match self.endpoint.client(&self.parts, Some(address).filter(|a| *a != NAME_ALONE)) {
+            Ok(client) => client,
+            Err(problem) => {
+                tracing::warn!(alertmanager = %self.endpoint.configured.url, problem, "it is not posted to");
+                return;
+            }
+        };
+        let unreachable = Arc::<AtomicBool>::default();
+        let pusher = Pusher {
+            client,
+            address,
+            endpoint: self.endpoint.clone(),
+            parts: self.parts.clone(),
+            failed: self.failed.clone(),
+            unreachable: unreachable.clone(),
+        };
+        self.known.insert(address, Replica { task: tokio::spawn(pusher.run()), unreachable });
+    }
+}
+
+impl Endpoint {
+    /// A client that reaches one address, or wherever the name leads. `Host` and the name in the certificate stay the name's.
+    fn client(&self, parts: &Parts, to: Option<SocketAddr>) -> Result<reqwest::Client, String> {
+        let mut client =
+            outgoing::client(Redirects::Refused).timeout(TIMEOUT.min(parts.writer.alerts.hold / 3));
+        for authority in &self.authorities {
+            client = client.add_root_certificate(authority.clone());
+        }
+        let host = reqwest::Url::parse(&self.url).ok().and_then(|url| url.host_str().map(str::to_owned));
+        if let (Some(to), Some(host)) = (to, host) {
+            client = client.resolve(&host, to);
+        }
+        client.build().map_err(|e| e.to_string())
+    }
 }
 
 struct Pusher {
     client: reqwest::Client,
-    url: String,
-    endpoint: config::Alertmanager,
+    address: SocketAddr,
+    endpoint: Arc<Endpoint>,
     parts: Parts,
+    failed: Arc<Notify>,
+    unreachable: Arc<AtomicBool>,
 }
 
 impl Pusher {
@@ -235,21 +413,27 @@ impl Pusher {
     async fn post(&self, alerts: &[Alert]) -> bool {
         let now = self.parts.clock.now();
         let body: Vec<Posted> = alerts.iter().map(|alert| self.parts.writer.write(alert, now)).collect();
-        let mut request = self.client.post(&self.url).json(&body);
-        if let Some(token) = &self.endpoint.bearer_token {
+        let mut request = self.client.post(&self.endpoint.url).json(&body);
+        if let Some(token) = &self.endpoint.configured.bearer_token {
             request = request.bearer_auth(token.expose_secret());
         }
-        let problem = match request.send().await {
+        let sent = request.send().await;
+        self.unreachable.store(sent.as_ref().is_err_and(reqwest::Error::is_connect), Relaxed);
+        let problem = match sent {
             Ok(response) if response.status().is_success() => {
                 self.parts.stats.alertmanager.sent.add(body.len() as u64);
                 return true;
             }
-            Ok(response) => format!("answered {}", outgoing::refusal(response.status(), response.headers())),
+            Ok(response) => {
+                format!("answered {}", outgoing::refusal(response.status(), response.headers()))
+            }
             // The URL may hold what should not be logged; the cause does not.
             Err(error) => error.without_url().to_string(),
         };
         self.parts.stats.alertmanager.failed.add(body.len() as u64);
-        tracing::warn!(alertmanager = %self.endpoint.url, problem, "alerts were not accepted; trying again");
+        self.failed.notify_one();
+        let address = (self.address != NAME_ALONE).then(|| tracing::field::display(self.address));
+        tracing::warn!(alertmanager = %self.endpoint.configured.url, address, problem, "alerts were not accepted; trying again");
         false
     }
 }

@@ -9,7 +9,7 @@ use plimsoll::clock::Clock;
 use plimsoll::config;
 use plimsoll::demo::{Capacity, Plan, Provider, Traffic};
 use plimsoll::engine::{Alert, AlertName, BucketView, Identity, Snapshot};
-use plimsoll::exporters::alertmanager::{Parts, Writer, spawn};
+use plimsoll::exporters::alertmanager::{Parts, Writer, spawn, system_resolver};
 use plimsoll::exporters::catalogue::Facts;
 use plimsoll::exporters::genai::GenAi;
 use plimsoll::exporters::prometheus::{Format, render};
@@ -269,6 +269,7 @@ async fn many_senders_make_one_alert_and_no_sender_resolves_it_for_the_others() 
             stats: Arc::default(),
             clock: clock.clone(),
             stop,
+            resolve: system_resolver(),
         };
         let tasks = spawn(&parts).unwrap();
         senders.push((stopper, tasks, parts.stats));

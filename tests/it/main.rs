@@ -5,6 +5,7 @@
 mod support;
 
 mod addressed;
+mod alertmanagers;
 mod architecture;
 mod assets;
 mod backtest;
