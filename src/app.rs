@@ -24,6 +24,7 @@ use crate::pollers::runner::{self, Schedule};
 use crate::pollers::status_page::{self, StatusPage};
 use crate::pollers::{asked, gateways};
 use crate::sources::intake::{self, Intake};
+use crate::sources::proxy::decode::DecoderBudget;
 use crate::sources::proxy::identify::Credentials;
 use crate::sources::proxy::tap::{Meter, ReadHead};
 use crate::sources::proxy::{self, Bound, Hop, Prepared, StartError};
@@ -38,6 +39,9 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+
+/// Most bytes that all open decoders together hold.
+const DECODERS: usize = 64 * 1024 * 1024;
 
 /// What a test or the demo may put in place of the real thing.
 pub struct Seams {
@@ -144,6 +148,7 @@ struct Shared {
     observations: mpsc::Sender<Observation>,
     next_id: Arc<AtomicU64>,
     read_head: ReadHead,
+    decoders: DecoderBudget,
 }
 
 /// The tasks that push alerts, of one generation.
@@ -170,7 +175,13 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
     };
     // What is recorded is read back by its headers, those of successes too.
     let read_head = if seams.record.is_some() { dialects::read_head_to_record } else { seams.read_head };
-    let shared = Shared { ledger: ledger.clone(), observations, next_id: Arc::default(), read_head };
+    let shared = Shared {
+        ledger: ledger.clone(),
+        observations,
+        next_id: Arc::default(),
+        read_head,
+        decoders: DecoderBudget::new(DECODERS),
+    };
     let meter = meter(&config, &shared, &stats, &clock);
     let hops = hops(&config, &meter, Vec::new()).await?.commit(&meter)?;
     drop(meter);
@@ -307,6 +318,7 @@ fn meter(config: &Config, shared: &Shared, stats: &Arc<Stats>, clock: &Clock) ->
         credentials: Credentials::new(config.fingerprint_key.as_ref(), &config.credentials),
         read_head: shared.read_head,
         next_id: shared.next_id.clone(),
+        decoders: shared.decoders.clone(),
     })
 }
 

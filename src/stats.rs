@@ -174,6 +174,9 @@ pub struct Stats {
     pub complaints: Count,
     /// Answers whose body could not be decoded or was cut; the traffic went on.
     pub unread_bodies: Count,
+    /// Responses that passed without being decoded to their end, because the decoders that were open
+    /// held all the memory that there is for them.
+    pub unmeasured_bodies: Count,
     /// Observations in the queue to the engine.
     pub queue_depth: Count,
     /// Configurations that were put in place, the first one among them.

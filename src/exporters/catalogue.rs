@@ -182,6 +182,7 @@ catalogue! {
     TAP_DROPPED = "plimsoll.tap.dropped", "{observation}", Counter, &[], "Observations that the full queue to the engine refused; totals are right all the same.";
     UNREADABLE = "plimsoll.headers.unreadable", "{header}", Counter, &[], "Limit headers that could not be read, contradicted each other or were too long.";
     UNREAD_BODIES = "plimsoll.bodies.unread", "{response}", Counter, &[], "Answers whose body could not be decoded for its usage.";
+    UNMEASURED_BODIES = "plimsoll.bodies.unmeasured", "{response}", Counter, &[], "Compressed responses whose usage was not read to the end because all memory for decoders was in use. The response itself passed.";
     PANICS = "plimsoll.panics", "{panic}", Counter, &[], "Panics of measuring code that were caught; the traffic went on.";
     LATE = "plimsoll.observations.late", "{observation}", Counter, &[], "Observations that came too late to move a bucket.";
     FOLDED = "plimsoll.folded", "{item}", Counter, &[], "Buckets, rejections and totals that no longer fitted in the bounded tables.";
@@ -559,6 +560,7 @@ fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
         (&TAP_DROPPED, stats.tap_dropped.get()),
         (&UNREADABLE, stats.complaints.get()),
         (&UNREAD_BODIES, stats.unread_bodies.get()),
+        (&UNMEASURED_BODIES, stats.unmeasured_bodies.get()),
         (&PANICS, stats.panics.get()),
         (&LATE, snapshot.late),
         (&FOLDED, snapshot.folded),

@@ -17,6 +17,7 @@ mod fail_open;
 mod health;
 mod hostile;
 mod http2;
+mod memory;
 mod messages;
 mod otlp;
 mod outside;

@@ -8,6 +8,7 @@ pub mod collector;
 pub mod console;
 pub mod google;
 pub mod h2;
+pub mod memory;
 pub mod process;
 pub mod raw;
 pub mod tls;

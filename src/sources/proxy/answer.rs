@@ -1,7 +1,7 @@
 //! Reads an answer while it passes: usage, model and errors from JSON, from events, from error
 //! bodies. Bounded: of a stream only the few events that carry usage or errors are looked at.
 
-use super::decode::{Decoder, Reader};
+use super::decode::{Decoder, DecoderBudget, Reader, Undecoded};
 use super::frames::Frames;
 use super::scan::Scanner;
 use crate::dialects::{anthropic, error_text};
@@ -28,13 +28,22 @@ pub struct Said {
 
 /// A tap on one answer's body.
 pub struct Answer {
-    decoder: Option<Decoder<Shape>>,
-    unread: bool,
+    body: Body,
+    /// Why some of it is not read.
+    undecoded: Option<Undecoded>,
+}
+
+enum Body {
+    /// Says nothing that is looked for.
+    Other,
+    Read(Decoder<Shape>),
+    /// Of no more use, and without its decoder. What was read still stands: it is a lower bound.
+    GivenUp(Shape),
 }
 
 impl Answer {
     /// A tap for an answer with this head.
-    pub fn new(status: StatusCode, headers: &HeaderMap) -> Self {
+    pub fn new(status: StatusCode, headers: &HeaderMap, budget: &DecoderBudget) -> Self {
         let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let shape = if status.as_u16() >= 400 {
             Shape::Error { kept: Vec::new(), cut: false }
@@ -45,31 +54,43 @@ impl Answer {
         } else if kind.starts_with("application/vnd.amazon.eventstream") {
             Shape::Frames(Box::default())
         } else {
-            return Self { decoder: None, unread: false };
+            return Self { body: Body::Other, undecoded: None };
         };
-        let decoder = Decoder::new(headers.get(header::CONTENT_ENCODING), shape).ok();
-        Self { unread: decoder.is_none(), decoder }
+        match Decoder::new(headers.get(header::CONTENT_ENCODING), shape, budget) {
+            Ok(decoder) => Self { body: Body::Read(decoder), undecoded: None },
+            Err((shape, why)) => Self { body: Body::GivenUp(shape), undecoded: Some(why) },
+        }
     }
 
     /// Takes in the next bytes as they passed.
     pub fn feed(&mut self, bytes: &[u8]) {
-        if let Some(decoder) = &mut self.decoder
-            && decoder.feed(bytes).is_err()
+        if let Body::Read(decoder) = &mut self.body
+            && let Err(why) = decoder.feed(bytes)
         {
-            // What was read so far still stands: it is a lower bound.
-            self.unread = true;
+            self.undecoded = Some(why);
+            if let Body::Read(decoder) = std::mem::replace(&mut self.body, Body::Other) {
+                self.body = Body::GivenUp(decoder.into_reader());
+            }
         }
     }
 
-    /// True if some of the body could not be read.
-    pub fn unread(&mut self) -> bool {
-        let reader = self.decoder.as_mut().map(Decoder::reader);
-        self.unread || matches!(reader, Some(Shape::Frames(frames)) if frames.is_broken())
+    /// Why some of the body is not read, if that is so.
+    pub fn undecoded(&mut self) -> Option<Undecoded> {
+        let broken = matches!(self.shape(), Some(Shape::Frames(frames)) if frames.is_broken());
+        self.undecoded.or(broken.then_some(Undecoded::Unreadable))
+    }
+
+    const fn shape(&mut self) -> Option<&mut Shape> {
+        match &mut self.body {
+            Body::Other => None,
+            Body::Read(decoder) => Some(decoder.reader()),
+            Body::GivenUp(shape) => Some(shape),
+        }
     }
 
     /// What was said, at the end.
     pub fn said(&mut self) -> Said {
-        match self.decoder.as_mut().map(Decoder::reader) {
+        match self.shape() {
             None => Said::default(),
             Some(Shape::Error { kept, cut }) => {
                 Said { error: Some(error_text::read(kept, *cut, false)), ..Said::default() }
@@ -254,13 +275,15 @@ struct Delta<'a> {
 mod tests {
     use super::*;
     use http::HeaderValue;
+    use std::io::Write;
 
     const STREAM: &str = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"model\":\"claude-opus-5-5\",\"usage\":{\"input_tokens\":12,\"cache_read_input_tokens\":5,\"output_tokens\":1}}}\n\nevent: ping\ndata: {\"type\":\"ping\"}\n\nevent: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"event: error\"}}\n\nevent: message_delta\ndata: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":4}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
 
     fn read(status: u16, kind: &'static str, body: &[u8], chunk: usize) -> Said {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        let mut answer = Answer::new(StatusCode::from_u16(status).unwrap(), &headers);
+        let budget = DecoderBudget::new(1 << 20);
+        let mut answer = Answer::new(StatusCode::from_u16(status).unwrap(), &headers, &budget);
         body.chunks(chunk).for_each(|part| answer.feed(part));
         answer.said()
     }
@@ -337,6 +360,42 @@ mod tests {
         let said = read(200, "application/json", body, 7);
         assert_eq!(said.usage.unwrap().input.get(), 12);
         assert_eq!(said.model.as_deref(), Some("claude-opus-5-5"));
+    }
+
+    /// At once, and not when its answer ends, which may be an hour later.
+    #[test]
+    fn a_decoder_that_gives_up_frees_its_memory_and_what_it_read_stands() {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        let half = STREAM.find("event: message_delta").unwrap();
+        encoder.write_all(&STREAM.as_bytes()[..half]).unwrap();
+        encoder.flush().unwrap();
+        let mut body = encoder.get_ref().clone();
+        body.extend([0xff; 200]);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
+        const ALL: usize = 16 << 20;
+        let budget = DecoderBudget::new(ALL);
+        let mut answer = Answer::new(StatusCode::OK, &headers, &budget);
+        answer.feed(&body[..half.min(body.len() - 200)]);
+        assert!(budget.left() < ALL, "it holds memory");
+        answer.feed(&body);
+        assert_eq!(budget.left(), ALL, "all of it is free, though the answer still passes");
+        assert_eq!(answer.undecoded(), Some(Undecoded::Unreadable));
+        assert_eq!(answer.said().usage.expect("what was said before").input.get(), 12);
+    }
+
+    #[test]
+    fn an_answer_for_which_no_memory_is_left_is_not_read() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        for coding in ["gzip", "deflate", "br", "zstd"] {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+            let mut answer = Answer::new(StatusCode::OK, &headers, &DecoderBudget::new(100));
+            answer.feed(b"whatever");
+            assert_eq!(answer.undecoded(), Some(Undecoded::NoMemory), "{coding}");
+            assert_eq!(answer.said(), Said::default());
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! call that ends in whatever way (client gone, upstream broken, task dropped) is counted out.
 
 use super::answer::{Answer, Said};
+use super::decode::{DecoderBudget, Undecoded};
 use super::identify::{self, Credentials};
 use super::scan::Scanner;
 use crate::clock::Clock;
@@ -59,6 +60,8 @@ pub struct Meter {
     pub read_head: ReadHead,
     /// The next call's id; shared over reloads.
     pub next_id: Arc<AtomicU64>,
+    /// The memory of all open decoders; shared over reloads.
+    pub decoders: DecoderBudget,
 }
 
 impl std::fmt::Debug for Meter {
@@ -324,7 +327,7 @@ impl CallTap {
         limits.account = limits.account.in_cloud(&self.limits.account);
         self.limits = Arc::new(limits);
         self.meter.stats.complaints.add(u64::from(self.limits.complaints));
-        self.answer = self.meter.guarded(|| Answer::new(head.status, &head.headers));
+        self.answer = self.meter.guarded(|| Answer::new(head.status, &head.headers, &self.meter.decoders));
         self.meter.send(Observation::Head(Head {
             call: self.call.clone(),
             model: self.request.named_model(),
@@ -358,8 +361,10 @@ impl CallTap {
         self.request.passed.store(true, Relaxed);
         let mut said = Said::default();
         if let Some(mut answer) = self.answer.take() {
-            if answer.unread() {
-                self.meter.stats.unread_bodies.up();
+            match answer.undecoded() {
+                Some(Undecoded::Unreadable) => self.meter.stats.unread_bodies.up(),
+                Some(Undecoded::NoMemory) => self.meter.stats.unmeasured_bodies.up(),
+                None => {}
             }
             said = self.meter.guarded(|| answer.said()).unwrap_or_default();
         }
