@@ -6,6 +6,7 @@
 
 use crate::observation::Usage;
 use crate::route::{ModelGroup, Owner, RouteName, Surface};
+use crate::stats::add;
 use foldhash::fast::RandomState;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -98,10 +99,10 @@ struct Row {
 
 impl Row {
     fn add(&self, usage: Usage) {
-        self.input.fetch_add(usage.input.get(), Relaxed);
-        self.cache_write.fetch_add(usage.cache_write.get(), Relaxed);
-        self.cache_read.fetch_add(usage.cache_read.get(), Relaxed);
-        self.output.fetch_add(usage.output.get(), Relaxed);
+        add(&self.input, usage.input.get());
+        add(&self.cache_write, usage.cache_write.get());
+        add(&self.cache_read, usage.cache_read.get());
+        add(&self.output, usage.output.get());
     }
 }
 
@@ -153,7 +154,7 @@ impl Ledger {
     /// Settles the totals of a call that ended.
     pub fn settle(&self, key: TotalsKey, usage: Option<Usage>) {
         let row = self.row(key);
-        row.requests.fetch_add(1, Relaxed);
+        add(&row.requests, 1);
         if let Some(usage) = usage {
             row.add(usage);
         }
@@ -161,7 +162,7 @@ impl Ledger {
 
     /// Settles the totals of a call that somebody told of, and no hop of ours saw.
     pub fn settle_told(&self, key: TotalsKey, usage: Option<Usage>) {
-        self.told.fetch_add(1, Relaxed);
+        add(&self.told, 1);
         self.settle(key, usage);
     }
 
@@ -183,7 +184,7 @@ impl Ledger {
         drop(rows);
         let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
         if rows.len() >= self.max_rows && !rows.contains_key(&key) {
-            self.folded.fetch_add(1, Relaxed);
+            add(&self.folded, 1);
             key.model = ModelGroup::other();
         }
         rows.entry(key).or_default().clone()
@@ -250,6 +251,20 @@ mod tests {
         assert_eq!(rows.iter().map(|(_, t)| t.requests).sum::<u64>(), 1_000);
         assert_eq!(rows.iter().map(|(_, t)| t.input).sum::<u64>(), 3_000);
         assert_eq!(ledger.folded(), 990);
+    }
+
+    /// An upstream may say that a call took as many tokens as a number holds.
+    #[test]
+    fn totals_never_wrap() {
+        let ledger = Ledger::new(10);
+        let usage =
+            Usage { input: Amount::new(u64::MAX), output: Amount::new(u64::MAX - 1), ..Usage::default() };
+        for status in [200, 200, 429] {
+            ledger.settle(key("m", status), Some(usage));
+        }
+        let rows = ledger.read();
+        assert!(rows.iter().all(|(_, totals)| totals.input == u64::MAX), "{rows:?}");
+        assert_eq!(usage.all_input(), u64::MAX);
     }
 
     #[test]

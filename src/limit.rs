@@ -82,6 +82,12 @@ impl Amount {
     pub const fn get(self) -> u64 {
         self.0
     }
+
+    /// True of a limit that is none: what is written where there is no limit (2^63 - 1, 2^64 - 1), and everything that no
+    /// traffic could ever take. There is no such bucket: its level says nothing, and arithmetic on it is off.
+    pub const fn is_no_limit(self) -> bool {
+        self.0 >= 1 << 53
+    }
 }
 
 impl fmt::Display for Amount {
@@ -204,6 +210,14 @@ impl Window {
             Self::Month | Self::Unknown => None,
         }
     }
+
+    /// True if a window of this length can end then: not further off than it is long (a unit mistaken, a clock decades off),
+    /// nor before 1970 or years ago. One that ended a while ago may be what an old answer says.
+    pub fn may_end_at(self, reset: Timestamp, now: Timestamp) -> bool {
+        let length = self.length().unwrap_or(Duration::from_secs(32 * 24 * 3600));
+        let most = length + length / 4 + Duration::from_secs(60);
+        reset <= now.plus(most) && reset >= now.minus(Duration::from_secs(366 * 24 * 3600))
+    }
 }
 
 /// How a bucket regains room.
@@ -279,6 +293,11 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// True if it is of no limit, and says nothing else.
+    pub const fn is_of_none(&self) -> bool {
+        matches!((self.level, self.standing), (Some(Level::Counted { limit, .. }), None) if limit.is_no_limit())
+    }
+
     /// True if the reading says that nothing is left.
     pub fn is_exhausted(&self) -> bool {
         match (self.standing, self.level) {

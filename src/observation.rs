@@ -360,7 +360,7 @@ pub struct Usage {
 impl Usage {
     /// Input as OpenTelemetry counts it, cached tokens among it; the provider reports them apart.
     pub const fn all_input(&self) -> u64 {
-        self.input.get() + self.cache_write.get() + self.cache_read.get()
+        self.input.get().saturating_add(self.cache_write.get()).saturating_add(self.cache_read.get())
     }
 }
 

@@ -46,13 +46,16 @@ pub fn refusal(status: StatusCode, headers: &HeaderMap) -> String {
 /// A `location` without what may be secret in it: user, query, fragment, and what looks like a key in its path. The host
 /// stays as it is: it is what has to be configured.
 fn shown(location: &str) -> String {
-    // A fragment is no part of what `Uri` takes.
-    let Ok(uri) = location.split('#').next().unwrap_or_default().parse::<Uri>() else {
+    // A fragment is no part of what `Uri` takes, and a host without a scheme it takes for a path.
+    let plain = location.split('#').next().unwrap_or_default();
+    let rooted = if plain.starts_with("//") { format!("http:{plain}") } else { plain.to_owned() };
+    let Ok(uri) = rooted.parse::<Uri>() else {
         return "that is no URL".to_owned();
     };
     let mut shown = String::new();
     if let Some(host) = uri.host() {
-        shown.push_str(&format!("{}://{host}", uri.scheme_str().unwrap_or("http")));
+        let scheme = uri.scheme_str().filter(|_| rooted.len() == plain.len());
+        shown.push_str(&format!("{}//{host}", scheme.map(|s| format!("{s}:")).unwrap_or_default()));
         if let Some(port) = uri.port_u16() {
             shown.push_str(&format!(":{port}"));
         }
@@ -81,7 +84,8 @@ mod tests {
         assert!(said("/am/sk-ant-api03-geheimgeheim/x").contains("location /am/[anthropic key]/x "));
         assert!(said("http://10.0.0.7:9093/").contains("location http://10.0.0.7:9093/ "));
         assert!(said("::::").contains("no URL"));
-        for location in ["//a:geheim@b/c", "https://a/?geheim", "/#geheim", "geheim@b"] {
+        assert!(said("//user:geheim@b/c").contains("location //b/c "));
+        for location in ["//a:geheim@b/c", "user:geheim@b:1", "https://a/?geheim", "/#geheim", "geheim@b"] {
             assert!(!said(location).contains("geheim@") && !said(location).contains("?geheim"), "{location}");
         }
         assert_eq!(refusal(StatusCode::BAD_GATEWAY, &HeaderMap::new()), "502 Bad Gateway");

@@ -4,6 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Adds to a counter that never wraps: one that starts anew at a number somebody made up would show a rate that never was.
+pub(crate) fn add(counter: &AtomicU64, n: u64) {
+    let mut now = counter.load(Relaxed);
+    while let Err(other) = counter.compare_exchange_weak(now, now.saturating_add(n), Relaxed, Relaxed) {
+        now = other;
+    }
+}
+
 /// A counter that only goes up.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
@@ -11,7 +19,7 @@ pub struct Count(AtomicU64);
 impl Count {
     /// One more.
     pub fn up(&self) {
-        self.0.fetch_add(1, Relaxed);
+        self.add(1);
     }
 
     /// One more; true for the first one, so that it is said once.
@@ -21,7 +29,7 @@ impl Count {
 
     /// `n` more.
     pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Relaxed);
+        add(&self.0, n);
     }
 
     /// How many.
@@ -203,4 +211,18 @@ pub struct Stats {
     pub record: Deliveries,
     /// Metrics pushed by OTLP.
     pub otlp: Deliveries,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_never_wraps() {
+        let count = Count::default();
+        count.add(u64::MAX - 1);
+        count.add(7);
+        count.up();
+        assert_eq!(count.get(), u64::MAX);
+    }
 }

@@ -17,6 +17,7 @@ use crate::exporters::prometheus::{Format, render};
 use crate::http_server::{self as server, Bounds};
 use crate::shared_limits::Document;
 use crate::stop::Stop;
+use crate::text::visible;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -194,7 +195,7 @@ impl Site {
 }
 
 fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(text.to_owned()));
+    let mut response = Response::new(Full::from(visible(text).into_owned()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

@@ -140,7 +140,8 @@ fn load(path: Option<&Path>) -> Result<Config, ExitCode> {
 fn start_logging(format: LogFormat, default: &str) -> tracing_appender::non_blocking::WorkerGuard {
     let filter = EnvFilter::try_from_env("PLIMSOLL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let queue = tracing_appender::non_blocking::NonBlockingBuilder::default();
-    let (writer, guard) = queue.buffered_lines_limit(LOG_QUEUE).lossy(true).finish(std::io::stderr());
+    let (writer, guard) =
+        queue.buffered_lines_limit(LOG_QUEUE).lossy(true).finish(Visible(std::io::stderr()));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
     let started = match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
@@ -150,6 +151,24 @@ fn start_logging(format: LogFormat, default: &str) -> tracing_appender::non_bloc
         say(&format!("logging could not start: {error}"));
     }
     guard
+}
+
+/// Writes lines without what is not seen in them, whatever was logged.
+struct Visible<W>(W);
+
+impl<W: std::io::Write> std::io::Write for Visible<W> {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        if line.is_ascii() {
+            return self.0.write(line);
+        }
+        // A line comes whole, as the queue took it.
+        self.0.write_all(crate::text::visible(&String::from_utf8_lossy(line)).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Log lines that may wait for their reader.

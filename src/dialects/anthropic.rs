@@ -454,6 +454,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_where_there_is_no_limit_is_no_bucket() {
+        for none in ["18446744073709551615", "9223372036854775807", "9007199254740992"] {
+            let headers = head(&[
+                ("anthropic-ratelimit-requests-limit", none),
+                ("anthropic-ratelimit-requests-remaining", none),
+                ("anthropic-ratelimit-input-tokens-limit", "2000"),
+                ("anthropic-ratelimit-input-tokens-remaining", "1500"),
+            ]);
+            let limits = read_head(200, &headers, NOW);
+            assert_eq!(limiters(&limits), ["input_tokens"], "{none}");
+            assert!(limits.trios && limits.complaints == 0);
+        }
+    }
+
+    #[test]
+    fn a_reset_at_which_no_window_ends_is_dropped_and_counted() {
+        let reset = |value: &str| {
+            let headers = head(&[
+                ("anthropic-ratelimit-unified-5h-utilization", "0.5"),
+                ("anthropic-ratelimit-unified-5h-reset", value),
+            ]);
+            let limits = read_head(200, &headers, NOW);
+            (limits.readings[0].resets.is_some(), limits.complaints)
+        };
+        let secs = |off: i64| (NOW.micros() / 1_000_000 + off).to_string();
+        for absurd in
+            ["0", "1", "-1", "-99999999999", "1e300", "99999999999999", &secs(-400 * 86_400), &secs(86_400)]
+        {
+            assert!(!reset(absurd).0, "{absurd}");
+            assert!(reset(absurd).1 > 0, "{absurd}");
+        }
+        for good in [secs(-86_400), secs(0), secs(18_000)] {
+            assert_eq!(reset(&good), (true, 0), "{good}");
+        }
+    }
+
+    #[test]
     fn more_left_than_the_limit_reads_as_full_and_is_counted() {
         let headers = head(&[
             ("anthropic-ratelimit-requests-limit", "50"),

@@ -15,7 +15,7 @@ pub mod stated;
 mod tenant;
 pub mod vertex;
 
-use crate::limit::{Timestamp, Window};
+use crate::limit::Timestamp;
 use crate::observation::Limits;
 use http::{HeaderMap, HeaderValue};
 use std::time::Duration;
@@ -68,14 +68,20 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
     for reading in &mut family.readings {
         let shifted =
             reading.resets.map(|reset| server_time.map_or(reset, |server| shift(reset, server, now)));
-        reading.resets = shifted.filter(|reset| plausible(*reset, reading.window, now));
+        reading.resets = shifted.filter(|reset| reading.window.may_end_at(*reset, now));
         complaints += u32::from(shifted.is_some() && reading.resets.is_none());
+    }
+    family.readings.retain(|reading| !reading.is_of_none());
+    let mut tenant = tenant.finish(now);
+    tenant.retain(|reading| !reading.is_of_none());
+    for reading in &mut tenant {
+        reading.resets = reading.resets.filter(|reset| reading.window.may_end_at(*reset, now));
     }
     let request_id = signs.request_id(headers, &mut complaints);
     Limits {
         account: family.account,
         readings: family.readings,
-        tenant: tenant.finish(now),
+        tenant,
         partial: false,
         retry_after: if status >= 400 { retry_after(headers, now, &mut complaints) } else { None },
         request_id,
@@ -92,12 +98,6 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
         usage,
         complaints,
     }
-}
-
-/// A reset cannot lie further off than its window is long (a unit mistaken, a clock decades off).
-fn plausible(reset: Timestamp, window: Window, now: Timestamp) -> bool {
-    let longest = window.length().unwrap_or(Duration::from_secs(32 * 24 * 3600));
-    reset <= now.plus(longest + longest / 4 + Duration::from_secs(60))
 }
 
 /// A moment on the server's clock, on ours.

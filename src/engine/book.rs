@@ -666,7 +666,32 @@ impl Book {
             .collect();
         alerts.sort_by(|a, b| (a.name, &a.identity, a.since).cmp(&(b.name, &b.identity, b.since)));
         alerts.dedup_by(|later, earlier| (later.name, &later.identity) == (earlier.name, &earlier.identity));
+        self.say_what_is_shown(&mut alerts, now);
         alerts
+    }
+
+    /// Several accounts may stand behind one identity, and one row of it is shown. An alert tells the numbers of that row,
+    /// whichever of them raised it: who looks there must find what the alert says.
+    fn say_what_is_shown(&self, alerts: &mut [Alert], now: Timestamp) {
+        let of_buckets = |alert: &&mut Alert| {
+            matches!(alert.name, AlertName::BucketPressure | AlertName::BucketExhausting)
+                && alert.identity.scope == Scope::Account
+        };
+        let identities = alerts.iter_mut().filter(of_buckets).map(|alert| (alert.identity.clone(), None));
+        let mut shown: HashMap<Identity, Option<(Option<f64>, Option<Duration>)>, RandomState> =
+            identities.collect();
+        for (key, entry) in &self.buckets {
+            let Some(shown) = shown.get_mut(&key.identity) else { continue };
+            let view = self.view(key, entry, now);
+            let (used, empty_in) = shown.unwrap_or_default();
+            *shown = Some((worst(used, view.utilization), soonest(empty_in, view.empty_in)));
+        }
+        for alert in alerts.iter_mut().filter(of_buckets) {
+            if let Some((used, empty_in)) = shown.get(&alert.identity).copied().flatten() {
+                (alert.utilization, alert.empty_in) =
+                    (used, empty_in.or(alert.empty_in.filter(|_| used.is_none())));
+            }
+        }
     }
 
     /// The used part of a pool's bucket.
@@ -821,6 +846,10 @@ fn merge(first: &mut BucketView, later: &BucketView, same_account: bool) {
     }
     first.used = sum(first.used, later.used);
     first.refused = sum(first.refused, later.refused);
+    // The row is a bucket of this owner that is in danger: of each measure the worst, because an alert speaks of that.
+    first.peak = worst(first.peak, later.peak);
+    first.run_out = worst(first.run_out, later.run_out);
+    first.empty_in = soonest(first.empty_in, later.empty_in);
     if first.utilization.is_none()
         && later.limit.is_some()
         && first.limit.is_some()
@@ -828,6 +857,14 @@ fn merge(first: &mut BucketView, later: &BucketView, same_account: bool) {
     {
         first.limit = None;
     }
+}
+
+fn worst(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    a.into_iter().chain(b).max_by(f64::total_cmp)
+}
+
+fn soonest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    a.into_iter().chain(b).min()
 }
 
 /// What a failure says of the minute buckets that its call draws on. A limit of the traffic's shape that is only

@@ -77,6 +77,7 @@ pub(super) struct Known {
 impl Known {
     /// Takes in what a poll told. How many alerts changed.
     pub(super) fn take(&mut self, told: &Arc<Quotas>, owners: &Owners, now: Timestamp) -> u64 {
+        let told = &tidy(told, now);
         match self.told.iter().position(|old| old.source == told.source) {
             Some(at) => self.told[at] = told.clone(),
             None if self.told.len() < MOST_SOURCES => self.told.push(told.clone()),
@@ -196,6 +197,21 @@ impl Known {
     pub(super) fn told(&self) -> Vec<Arc<Quotas>> {
         self.told.clone()
     }
+}
+
+/// What was told without limits that are none and without moments at which no window ends.
+fn tidy(told: &Arc<Quotas>, now: Timestamp) -> Arc<Quotas> {
+    let limited = |quota: &Quota| quota.limit.filter(|limit| !limit.is_no_limit());
+    let ends = |quota: &Quota| quota.resets.filter(|reset| quota.window.may_end_at(*reset, now));
+    let tidy = |quota: &Quota| limited(quota) == quota.limit && ends(quota) == quota.resets;
+    if told.rows.iter().all(tidy) {
+        return told.clone();
+    }
+    let mut fresh = Quotas::clone(told);
+    for quota in &mut fresh.rows {
+        (quota.limit, quota.resets) = (limited(quota), ends(quota));
+    }
+    Arc::new(fresh)
 }
 
 fn owner(quota: &Quota, owners: &Owners) -> Owner {

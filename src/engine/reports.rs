@@ -92,7 +92,8 @@ impl Reports {
         if self.retries.len() >= MOST_RETRIES && !self.retries.contains_key(&key) {
             key.model = ModelGroup::other();
         }
-        *self.retries.entry(key).or_default() += n;
+        let retries = self.retries.entry(key).or_default();
+        *retries = retries.saturating_add(n);
     }
 }
 

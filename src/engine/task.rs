@@ -268,7 +268,7 @@ impl Engine {
         snapshot.told = ledger.told();
         snapshot.totals = ledger.read();
         snapshot.in_flight = ledger.in_flight();
-        snapshot.folded += ledger.folded();
+        snapshot.folded = snapshot.folded.saturating_add(ledger.folded());
         self.snapshot_tx.send_replace(Arc::new(snapshot));
     }
 }

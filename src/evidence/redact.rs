@@ -113,7 +113,13 @@ impl Scrubber {
 
     /// A text without secrets and personal data.
     pub fn text(&self, text: &str) -> String {
-        let clean: String = text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect();
+        let clean = |c: char| match c {
+            '\n' => c,
+            c if c.is_control() => ' ',
+            c if crate::text::unseen(c) => '\u{fffd}',
+            c => c,
+        };
+        let clean: String = text.chars().map(clean).collect();
         let scrubbed = COMPILED.iter().fold(clean, |text, Pattern { regex, instead }| {
             match regex.replace_all(&text, *instead) {
                 std::borrow::Cow::Borrowed(_) => text,

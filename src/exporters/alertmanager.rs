@@ -13,6 +13,7 @@ use crate::outgoing::{self, Redirects};
 use crate::owner::{Owners, guidance};
 use crate::stats::Stats;
 use crate::stop::Stop;
+use crate::text::visible;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -94,7 +95,9 @@ impl Writer {
         let extra = self.alerts.labels.iter().map(|(name, value)| (name.clone(), value.as_str()));
         let all = own.into_iter().chain(extra);
         // An empty label is an absent one; both forms would be two identities to a reader.
-        all.filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, value.to_owned())).collect()
+        all.filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| (name, visible(value).into_owned()))
+            .collect()
     }
 
     fn annotations(&self, alert: &Alert) -> BTreeMap<String, String> {
@@ -118,7 +121,7 @@ impl Writer {
         if let Some(contact) = rule.and_then(|r| r.contact.clone()) {
             all.insert("contact", contact);
         }
-        all.into_iter().map(|(name, text)| (name.to_owned(), text)).collect()
+        all.into_iter().map(|(name, text)| (name.to_owned(), visible(&text).into_owned())).collect()
     }
 }
 

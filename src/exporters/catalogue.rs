@@ -417,7 +417,7 @@ fn total_points(snapshot: &Snapshot, push: &mut Push<'_>) {
         let used = [totals.input, totals.cache_write, totals.cache_read, totals.output];
         match tokens.last_mut() {
             Some((same, sums)) if *same == attributes => {
-                sums.iter_mut().zip(used).for_each(|(sum, n)| *sum += n);
+                sums.iter_mut().zip(used).for_each(|(sum, n)| *sum = sum.saturating_add(n));
             }
             _ => tokens.push((attributes.clone(), used)),
         }

@@ -23,6 +23,8 @@ pub static TOKEN_BOUNDS: [f64; 14] = [
     1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0,
     16777216.0, 67108864.0,
 ];
+/// Most tokens that one call is believed to have taken.
+const MOST_TOKENS: u64 = 1 << 40;
 /// Most sets of attributes; further models share `_other`.
 const MAX_SETS: usize = 500;
 
@@ -265,7 +267,9 @@ impl GenAi {
             return;
         }
         let secs = call.end.at.since(call.end.call.started).as_secs_f64();
-        let usage = call.end.usage.map(|usage| (usage.all_input(), usage.output.get()));
+        // The SDK's own counters wrap: no call takes so many that they could.
+        let tokens = |n: u64| n.min(MOST_TOKENS);
+        let usage = call.end.usage.map(|usage| (tokens(usage.all_input()), tokens(usage.output.get())));
         let attributes = self.take(call, secs, usage);
         let [of_call, of_input, of_output] = &*attributes;
         for instrument in &self.otel {

@@ -164,7 +164,7 @@ fn line(judged: &Judged, scrubber: &Scrubber) -> Line {
         body: end.error.as_deref().and_then(|error| body(error, scrubber)),
         model: end.model.as_ref().map(|model| model.as_str().to_owned()),
         request_bytes: (end.request.body_bytes > 0).then_some(end.request.body_bytes),
-        input_tokens: end.usage.map(|usage| usage.input.get() + usage.cache_write.get()),
+        input_tokens: end.usage.map(|usage| usage.input.get().saturating_add(usage.cache_write.get())),
         output_tokens: end.usage.map(|usage| usage.output.get()),
         ..Line::default()
     }

@@ -144,7 +144,7 @@ async fn run<P: Poll>(mut poller: P, parts: Parts, known: watch::Sender<State<P:
                 polls.failed.up();
                 retry_after = failure.retry_after;
                 let message: String =
-                    failure.message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
+                    failure.message.chars().filter(|c| !crate::text::unseen(*c)).take(MAX_MESSAGE).collect();
                 tracing::warn!(source = %name, failures, "poll failed: {message}");
                 known.send_modify(|state| state.failure = Some((now, message)));
             }

@@ -83,5 +83,5 @@ async fn read(client: &reqwest::Client, url: &str) -> Result<String, String> {
         serde_json::from_slice(&body).map_err(|_| "the page is no Statuspage summary".to_owned())?;
     let Status { description, indicator } = summary.status;
     let words = if indicator.is_empty() { description } else { format!("{description} ({indicator})") };
-    Ok(words.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect())
+    Ok(words.chars().filter(|c| !crate::text::unseen(*c)).take(MAX_WORDS).collect())
 }

@@ -23,7 +23,7 @@ impl Unusable {
     /// One more; `what` says which, `why` what is wrong with it.
     pub fn note(&mut self, what: &str, why: &str) {
         self.polls.unusable.up();
-        let what: String = what.chars().filter(|c| !c.is_control()).take(120).collect();
+        let what: String = what.chars().filter(|c| !crate::text::unseen(*c)).take(120).collect();
         if self.named.len() < MOST && !self.named.contains(&what) {
             tracing::warn!(source = %self.source, item = %what, "not used: {why}");
             self.named.insert(what);

@@ -1,8 +1,10 @@
 //! Hostile clients: bounded, counted, and nobody else's traffic harmed.
 
 use crate::support::h2::{self, full};
+use crate::support::process::logged;
 use crate::support::raw::{Conn, Upstream, header};
-use crate::support::{Sidecar, wait_for};
+use crate::support::webhook::Webhook;
+use crate::support::{Sidecar, route_to, wait_for};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::BodyExt;
@@ -212,4 +214,68 @@ async fn empty_answers_end_as_complete() {
     sidecar.running.shutdown().await;
     let spans = wait_for("the span", async || Some(collector.spans()).filter(|s| !s.is_empty())).await;
     assert_eq!(crate::support::collector::attributes(&spans[0].attributes)["plimsoll.outcome"], "complete");
+}
+
+/// Marks that turn a line around or hide something reach no page, packet, alert, answer or log, whoever wrote them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn marks_that_turn_text_around_reach_nobody() {
+    const MARKS: [char; 6] = ['\u{202e}', '\u{2066}', '\u{200b}', '\u{61c}', '\u{feff}', '\u{e0041}'];
+    let marks: String = MARKS.iter().collect();
+    let error = format!(
+        r#"{{"type":"error","error":{{"type":"rate_limit_error","message":"limit {marks}reached"}}}}"#
+    );
+    let head = "anthropic-ratelimit-input-tokens-limit: 1000\r\nanthropic-ratelimit-input-tokens-remaining: 0\r\nrequest-id: req_1";
+    let answer =
+        format!("HTTP/1.1 429 Too Many Requests\r\n{head}\r\ncontent-length: {}\r\n\r\n{error}", error.len());
+    let (upstream, hook) = (Upstream::answering(answer).await, Webhook::start().await);
+    let config = route_to(upstream.address)
+        + &format!(
+            "alerts: {{alertmanagers: [{{url: 'http://{}'}}], labels: {{team: 'a{marks}b'}}}}
+owners: [{{name: search, match: {{routes: [api]}}, contact: 'a{marks}b', runbook_url: 'https://x.example/'}}]\n",
+            hook.address
+        );
+    let (_child, addresses, log) = logged(&config, &[]).await;
+    let model = format!("claude{marks}-opus");
+    let body = serde_json::json!({"max_tokens": 1, "messages": [], "model": model});
+    for _ in 0..2 {
+        let url = format!("http://{}/v1/messages?{marks}", addresses[0]);
+        assert_eq!(reqwest::Client::new().post(url).json(&body).send().await.unwrap().status(), 429);
+    }
+    let posts = wait_for("an alert", async || Some(hook.posts()).filter(|posts| !posts.is_empty())).await;
+    let shown = |text: &str| MARKS.iter().any(|mark| text.contains(*mark));
+    let alert = posts.iter().map(|post| post.body.to_string()).collect::<String>();
+    assert!(alert.contains("a\u{fffd}") && !shown(&alert), "{alert}");
+    let admin = wait_for("the admin port", async || {
+        let lines = log.lock().unwrap().clone();
+        lines.iter().find(|l| l.contains("admin port")).map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["fields"]["address"].as_str().unwrap().to_owned()
+        })
+    })
+    .await;
+    let get =
+        async |path: &str| reqwest::get(format!("http://{admin}{path}")).await.unwrap().text().await.unwrap();
+    wait_for("the incident", async || get("/v1/incidents").await.contains("api").then_some(())).await;
+    let mut packets = 0;
+    for path in [
+        "/",
+        "/incidents",
+        "/owners",
+        "/v1/state",
+        "/v1/incidents",
+        "/v1/evidence?format=md",
+        "/v1/evidence?format=json",
+    ] {
+        let text = get(path).await;
+        assert!(!shown(&text), "{path}: {text}");
+        packets += usize::from(text.contains("reached"));
+    }
+    assert!(packets >= 2, "the packets quote the message");
+    let incident = get("/v1/incidents").await;
+    let incident: serde_json::Value = serde_json::from_str(&incident).unwrap();
+    let id = incident[0]["id"].as_str().or_else(|| incident["incidents"][0]["id"].as_str()).unwrap();
+    let page = get(&format!("/incidents/{id}")).await;
+    assert!(page.contains("reached") && !shown(&page), "{page}");
+    let lines = log.lock().unwrap().join("\n");
+    assert!(lines.contains("first failure") && !shown(&lines), "{lines}");
 }

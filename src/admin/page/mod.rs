@@ -79,7 +79,7 @@ fn missing(headers: &HeaderMap) -> Response<Full<Bytes>> {
 }
 
 fn html_response(status: StatusCode, text: String, headers: &HeaderMap) -> Response<Full<Bytes>> {
-    let mut response = asset("text/html; charset=utf-8", &text, headers);
+    let mut response = asset("text/html; charset=utf-8", &crate::text::visible(&text), headers);
     *response.status_mut() = status;
     response
 }
@@ -125,7 +125,7 @@ fn guarded(headers: &mut HeaderMap) {
 pub(super) fn tap(tap: &Tap) -> Response<Events> {
     let lines = unfold(tap.lines(), |mut lines| async move {
         let text = match lines.recv().await {
-            Ok(line) => format!("{line}\n"),
+            Ok(line) => format!("{}\n", crate::text::visible(&line)),
             Err(RecvError::Lagged(missed)) => format!("{{\"missed\":{missed}}}\n"),
             Err(RecvError::Closed) => return None,
         };

@@ -1,7 +1,7 @@
 use super::*;
 use crate::engine::{Over, What};
 use crate::limit::{Amount, Level, Refill};
-use crate::observation::{Credential, Fingerprint, Outcome, RequestShape, Usage};
+use crate::observation::{Credential, Fingerprint, Outcome, Quota, RequestShape, Usage};
 use crate::owner::{OwnerRule, Pattern};
 use crate::route::OwnerKind;
 
@@ -104,6 +104,59 @@ fn unnamed_accounts_are_kept_apart_and_shown_as_their_worst() {
     assert_eq!(snapshot.buckets.len(), 1, "one set of labels, one row");
     assert!(snapshot.buckets[0].owner.id.is_unnamed());
     assert_eq!(snapshot.buckets[0].remaining, Some(Amount::new(20_000)));
+}
+
+/// Two accounts, one set of labels: whatever each does, the alert says what the row shows.
+#[test]
+fn an_alert_and_the_row_of_its_bucket_never_contradict_each_other() {
+    let mut book = book(BookLimits::default());
+    let mut seen = 0;
+    for step in 0..240_u32 {
+        let (secs, now) = (f64::from(step) / 2.0, at(f64::from(step) / 2.0));
+        // One drains fast and recovers, while the other creeps past it.
+        let fast = (60_000.0 - 2_500.0 * secs).max(1_000.0) + (secs - 60.0).max(0.0) * 900.0;
+        let slow = (60_000.0 - 600.0 * secs).max(500.0);
+        for (workspace, level) in [("wrkspc_1", fast.min(60_000.0)), ("wrkspc_2", slow)] {
+            book.head(&head("other", "claude-opus-5-5", limits(workspace, level as u64), now));
+        }
+        book.tick(now);
+        let (alerts, rows) = (book.alerts(now), book.snapshot(now).buckets);
+        for alert in alerts.iter().filter(|a| a.name != AlertName::Throttled) {
+            let row = rows.iter().find(|row| {
+                (&row.owner, &row.limiter, &row.model)
+                    == (&alert.identity.owner, &alert.identity.limiter, &alert.identity.model)
+            });
+            let row = row.expect("a row");
+            assert_eq!(alert.utilization, row.utilization, "{secs} s: {alert:?}");
+            assert_eq!(alert.empty_in, row.empty_in, "{secs} s: {alert:?}");
+            assert!(row.peak >= row.utilization, "{secs} s");
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "{seen}");
+}
+
+/// What is written where there is no limit is no bucket that is half used.
+#[test]
+fn a_limit_that_is_none_has_no_bucket_and_no_alert() {
+    for none in [u64::MAX, i64::MAX as u64, 1 << 60] {
+        let quota = Quota {
+            limit: Some(Amount::new(none)),
+            resets: Some(Timestamp::from_secs(-5)),
+            ..Quota::of(
+                Surface::Vertex,
+                Account::default(),
+                ModelGroup::of_model("m"),
+                Limiter::INPUT_TOKENS,
+                Window::Minute,
+            )
+        };
+        let mut book = book(BookLimits::default());
+        book.quotas(&Arc::new(Quotas::of("config".into(), at(0.0), vec![quota])), at(0.0));
+        let snapshot = book.snapshot(at(1.0));
+        assert!(snapshot.buckets.iter().all(|b| b.limit.is_none() && b.resets.is_none()), "{none}");
+        assert!(snapshot.quotas[0].rows[0].limit.is_none());
+    }
 }
 
 #[test]
