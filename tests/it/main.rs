@@ -19,6 +19,7 @@ mod hostile;
 mod http2;
 mod memory;
 mod messages;
+mod markdown;
 mod otlp;
 mod outside;
 mod page;
