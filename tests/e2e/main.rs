@@ -17,3 +17,4 @@ mod dashboards;
 mod gateways;
 mod outside;
 mod programs;
+mod upstreams;

@@ -199,6 +199,11 @@ pub async fn nginx(upstream: SocketAddr, log: &Path) -> Program {
             ("rate=50r/m", "rate=50r/s".to_owned()),
         ],
     );
+    nginx_of(&site, address, dir).await
+}
+
+/// nginx with this site on this address.
+pub async fn nginx_of(site: &str, address: SocketAddr, dir: tempfile::TempDir) -> Program {
     std::fs::write(dir.path().join("plimsoll.conf"), site).unwrap();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {};", dir.path().join(kind).display()))

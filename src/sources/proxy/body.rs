@@ -20,6 +20,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use tokio::sync::Notify;
 
 /// Most bytes of one request's body that are kept to be sent again. An upstream that does not process a request grants
 /// it no more than its first window, which is smaller almost everywhere.
@@ -116,8 +117,22 @@ impl Drop for Kept {
     }
 }
 
-/// Where a body lies between two tries.
-pub(super) type Slot = Arc<Mutex<Option<RequestBody>>>;
+/// Where a body comes back to between two tries. The part of the library that sends a body may let go of it a moment
+/// after the request has failed, so it is waited for.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    body: Mutex<Option<RequestBody>>,
+    let_go: Notify,
+}
+
+impl Slot {
+    /// The body, if it can go up again.
+    pub(super) async fn taken_back(&self) -> Option<RequestBody> {
+        // Told once for each try, also where nothing came back.
+        self.let_go.notified().await;
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 /// What a request's body is made of.
 #[derive(Debug)]
@@ -143,7 +158,7 @@ pub(super) struct RequestBody {
     kept: Kept,
     again: VecDeque<Bytes>,
     /// Where it goes if it has to come back.
-    slot: Option<Slot>,
+    slot: Option<Arc<Slot>>,
 }
 
 impl RequestBody {
@@ -173,7 +188,7 @@ impl RequestBody {
     }
 
     /// Makes it ready to go up on a connection: `line` is that of an HTTP/1.1 one.
-    pub(super) fn on(mut self, line: Option<Arc<Line>>, slot: &Slot) -> Self {
+    pub(super) fn on(mut self, line: Option<Arc<Line>>, slot: &Arc<Slot>) -> Self {
         self.line = line;
         self.slot = Some(slot.clone());
         self
@@ -299,26 +314,27 @@ impl Body for RequestBody {
     }
 }
 
+impl RequestBody {
+    /// What goes up again: what was taken of the body, and the rest of it.
+    fn back(&mut self) -> Option<Self> {
+        if self.kept.lost || !self.may_come_back() {
+            return None;
+        }
+        let source = std::mem::replace(&mut self.source, Source::Gone);
+        let mut back = Self::of(source, self.tap.clone(), self.gate.take());
+        back.again = std::mem::take(&mut self.kept.frames);
+        back.again.append(&mut self.again);
+        Some(back)
+    }
+}
+
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        let Some(slot) = self.slot.take() else { return };
-        if self.kept.lost || !self.may_come_back() {
-            return;
+        if let Some(slot) = self.slot.take() {
+            let back = self.back();
+            *slot.body.lock().unwrap_or_else(PoisonError::into_inner) = back;
+            slot.let_go.notify_one();
         }
-        let mut again = std::mem::take(&mut self.kept.frames);
-        again.append(&mut self.again);
-        let back = Self {
-            source: std::mem::replace(&mut self.source, Source::Gone),
-            tap: self.tap.clone(),
-            gate: self.gate.take(),
-            line: None,
-            trailers: None,
-            ending: false,
-            kept: Kept::default(),
-            again,
-            slot: None,
-        };
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(back);
     }
 }
 

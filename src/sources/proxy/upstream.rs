@@ -21,7 +21,7 @@ use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
-use std::sync::PoisonError;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a connection may take to be made.
@@ -121,7 +121,7 @@ impl Upstream {
             let path = request.uri().path_and_query().cloned();
             *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
         }
-        let slot = Slot::default();
+        let slot = Arc::<Slot>::default();
         let mut refused_by = Vec::new();
         let mut tries = 0;
         loop {
@@ -144,10 +144,8 @@ impl Upstream {
                 Failure::Broken(reason) => return Err(UpstreamError::Broken(reason)),
                 Failure::NotProcessed(proof, reason) => (proof, reason),
             };
-            let body = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let Some(body) = body.filter(|_| tries < MOST_AGAIN) else {
-                return Err(UpstreamError::Broken(reason));
-            };
+            let body = if tries < MOST_AGAIN { slot.taken_back().await } else { None };
+            let Some(body) = body else { return Err(UpstreamError::Broken(reason)) };
             tracing::debug!(?proof, reason, "a request that was not processed goes up again");
             tries += 1;
             request = Request::from_parts(again, body);

@@ -125,7 +125,7 @@ impl Pool {
     pub(super) async fn send(
         &self,
         request: Request<RequestBody>,
-        slot: &Slot,
+        slot: &Arc<Slot>,
         refused_by: &mut RefusedBy,
     ) -> Result<(Response<Incoming>, Permit), Failure> {
         let (mut connection, permit) = self.acquire(refused_by).await?;

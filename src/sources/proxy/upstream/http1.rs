@@ -97,7 +97,7 @@ impl Pool {
     pub(super) async fn send(
         &self,
         request: Request<RequestBody>,
-        slot: &Slot,
+        slot: &Arc<Slot>,
         fresh: bool,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         let kept = if fresh { None } else { self.0.take() };
