@@ -20,6 +20,7 @@ pub mod app;
 pub mod causes;
 pub mod claude_code;
 pub mod cli;
+pub mod clients;
 pub mod clock;
 pub mod dashboards;
 pub mod demo;

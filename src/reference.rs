@@ -1,6 +1,7 @@
 //! The reference pages, made from the code: `docs/config.md` from the schema, `docs/metrics.md` from
 //! the catalogue, `docs/verdicts.md` from the table of rules. A test fails when they drift.
 
+use crate::clients;
 use crate::config::{Config, Semconv};
 use crate::exporters::catalogue::{ALL, Kind, prometheus_name};
 use crate::exporters::genai;
@@ -120,6 +121,41 @@ pub fn metrics() -> String {
     }
     out
 }
+
+/// `docs/clients.md`.
+pub fn clients() -> String {
+    let mut out = String::from(
+        "# Clients\n\nMade from the code by `PLIMSOLL_UPDATE_DOCS=1 cargo test --test it docs`; do not edit.\n\n\
+         A client that is given a base URL is not quite the client that it was. `plimsoll env CLIENT` prints its \
+         variables for your configuration, and `plimsoll exec -- COMMAND` sets them for one process alone.\n\n\
+         `P` is the route's address, its prefix included: `http://127.0.0.1:8429`.\n\n\
+         | client | what it is | speaks | set | loses |\n|---|---|---|---|---|\n",
+    );
+    for client in clients::ALL {
+        let set: Vec<String> =
+            client.variables.iter().map(|v| format!("`{}=P{}`", v.name, v.suffix)).collect();
+        let set =
+            client.instead.map_or_else(|| set.join(" "), |text| format!("`{}`", text.replace("URL", "P")));
+        let loses = client.loses.join("; ");
+        // Writing to a string cannot fail.
+        let written = writeln!(
+            out,
+            "| `{}` | {} | {} | {set} | {loses} |",
+            client.name,
+            client.title,
+            client.api.as_str()
+        );
+        debug_assert!(written.is_ok());
+    }
+    for client in clients::ALL.iter().filter(|client| !client.enforcement.is_empty()) {
+        out.push_str(&format!("\n## What `{}` no longer enforces\n\n", client.name));
+        client.enforcement.iter().for_each(|text| out.push_str(&format!("- {text}\n")));
+    }
+    out.push_str(CLIENTS_END);
+    out
+}
+
+const CLIENTS_END: &str = include_str!("clients/end.md");
 
 /// `docs/verdicts.md`.
 pub fn verdicts() -> String {

@@ -8,7 +8,9 @@ mod demo;
 #[cfg(test)]
 #[cfg(feature = "top")]
 mod documented;
+mod env;
 mod evidence;
+mod exec;
 mod explain;
 mod replay;
 mod rules;
@@ -42,7 +44,8 @@ struct Cli {
 const EXAMPLES: &str = "Examples:
   plimsoll demo                              see an alert come before the 429; needs nothing
   plimsoll run                               hop on 127.0.0.1:8429 to the Anthropic API
-  ANTHROPIC_BASE_URL=http://127.0.0.1:8429 claude     send Claude Code through it
+  plimsoll exec -- claude                    send Claude Code through it
+  plimsoll env                               the variables for every client, and what each loses
   plimsoll check --config plimsoll.yaml      find mistakes before they run
   pbpaste | plimsoll explain                 whose limit was it?
   plimsoll evidence                          what support needs, without secrets
@@ -57,6 +60,10 @@ enum Command {
     Run(run::Args),
     /// Check a configuration and say what it means.
     Check(check::Args),
+    /// Print the variables that send clients through the proxy, with what each costs.
+    Env(env::Args),
+    /// Run one command through the proxy.
+    Exec(exec::Args),
     /// Say whose limit refused a response.
     Explain(explain::Args),
     /// Print the evidence packet of an incident.
@@ -96,6 +103,8 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => run::main(&args),
         Command::Check(args) => check::main(&args),
+        Command::Env(args) => env::main(&args),
+        Command::Exec(args) => exec::main(&args),
         Command::Explain(args) => explain::main(&args),
         Command::Evidence(args) => evidence::main(&args),
         Command::Demo(args) => demo::main(&args),

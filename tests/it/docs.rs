@@ -20,6 +20,7 @@ fn generated(path: &str, wanted: &str) {
 fn the_reference_pages_are_what_the_code_says() {
     generated("docs/config.md", &reference::config());
     generated("docs/metrics.md", &reference::metrics());
+    generated("docs/clients.md", &reference::clients());
     generated("docs/verdicts.md", &reference::verdicts());
     for dashboard in dashboards::all() {
         generated(

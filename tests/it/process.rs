@@ -58,7 +58,7 @@ async fn check_says_what_a_configuration_means() {
 #[tokio::test]
 async fn help_has_examples_and_wrong_usage_ends_with_2() {
     let (code, stdout, _) = output(plimsoll().arg("--help")).await;
-    assert!(code == 0 && stdout.contains("Examples:") && stdout.contains("ANTHROPIC_BASE_URL"));
+    assert!(code == 0 && stdout.contains("Examples:") && stdout.contains("plimsoll exec -- claude"));
     let (code, _, stderr) = output(plimsoll().arg("chekc")).await;
     assert!(code == 2 && stderr.contains("'check'"), "{stderr}");
 }
@@ -232,4 +232,40 @@ async fn a_taken_port_is_named() {
     let (code, _, stderr) = output(plimsoll().args(["run", "--config"]).arg(config.path())).await;
     assert_eq!(code, 1);
     assert!(stderr.contains(&format!("cannot listen on {address}")), "{stderr}");
+}
+
+/// The command that `plimsoll exec` becomes; it sees what was set for it.
+#[tokio::test]
+async fn exec_becomes_the_command_with_its_variables_its_signals_and_its_exit_code() {
+    let config = file(
+        "listeners:\n- bind: 127.0.0.1:1\n  routes:\n  - {name: a, upstream: 'https://api.anthropic.com'}\n  - {name: o, prefix: /o, strip_prefix: true, upstream: 'https://api.openai.com'}\n",
+    );
+    let exec = |script: &str| {
+        let mut command = plimsoll();
+        command.env("PATH", std::env::var_os("PATH").unwrap()).arg("exec").arg("--config").arg(config.path());
+        command.args(["--", "sh", "-c", script]).stdin(Stdio::null());
+        command
+    };
+    let (code, stdout, stderr) = output(
+        exec("echo $ANTHROPIC_BASE_URL $OPENAI_BASE_URL $_CLAUDE_CODE_ASSUME_FIRST_PARTY_BASE_URL; exit 41")
+            .env("ANTHROPIC_BASE_URL", "http://old"),
+    )
+    .await;
+    assert_eq!((code, stdout.as_str()), (41, "http://127.0.0.1:1 http://127.0.0.1:1/o/v1\n"));
+    assert!(stderr.contains("nothing listens on 127.0.0.1:1; start `plimsoll run`"), "{stderr}");
+    let mut child = exec("trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap(), "ready");
+    let pid = child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let status = tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(7));
+    let (code, _, stderr) = output(plimsoll().args(["exec", "--", "no-such-program"])).await;
+    assert_eq!(code, 127, "{stderr}");
+    assert!(stderr.contains("no-such-program: cannot be started"), "{stderr}");
+    let (code, _, _) = output(plimsoll().args(["exec", "--route", "x", "--", "true"])).await;
+    assert_eq!(code, 1);
 }
