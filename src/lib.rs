@@ -24,6 +24,7 @@ pub mod clients;
 pub mod clock;
 pub mod dashboards;
 pub mod demo;
+pub mod diff;
 pub mod engine;
 pub mod exporters;
 pub mod fingerprint;

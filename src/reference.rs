@@ -127,7 +127,8 @@ pub fn clients() -> String {
     let mut out = String::from(
         "# Clients\n\nMade from the code by `PLIMSOLL_UPDATE_DOCS=1 cargo test --test it docs`; do not edit.\n\n\
          A client that is given a base URL is not quite the client that it was. `plimsoll env CLIENT` prints its \
-         variables for your configuration, and `plimsoll exec -- COMMAND` sets them for one process alone.\n\n\
+         variables for your configuration, `plimsoll exec -- COMMAND` sets them for one process alone, and \
+         `plimsoll diff -- COMMAND` runs a command straight and through, and prints what differs.\n\n\
          `P` is the route's address, its prefix included: `http://127.0.0.1:8429`.\n\n\
          | client | what it is | speaks | set | loses |\n|---|---|---|---|---|\n",
     );

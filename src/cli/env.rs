@@ -38,7 +38,7 @@ const EXAMPLES: &str = "Examples:
   plimsoll env --format kubernetes                          the entries of a container's `env`
   plimsoll env --list                                       the clients that are known
 
-One process alone: plimsoll exec -- COMMAND.";
+One process alone: plimsoll exec -- COMMAND. What a client sends with and without: plimsoll diff -- COMMAND.";
 
 /// How the lines are written.
 #[derive(Clone, Copy, Debug, ValueEnum, PartialEq, Eq)]

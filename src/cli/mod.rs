@@ -5,6 +5,7 @@ mod ask;
 mod check;
 mod dashboards;
 mod demo;
+mod diff;
 #[cfg(test)]
 #[cfg(feature = "top")]
 mod documented;
@@ -64,6 +65,8 @@ enum Command {
     Env(env::Args),
     /// Run one command through the proxy.
     Exec(exec::Args),
+    /// Compare what a command sends through a proxy with what it sends without.
+    Diff(diff::Args),
     /// Say whose limit refused a response.
     Explain(explain::Args),
     /// Print the evidence packet of an incident.
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::main(&args),
         Command::Env(args) => env::main(&args),
         Command::Exec(args) => exec::main(&args),
+        Command::Diff(args) => diff::main(&args),
         Command::Explain(args) => explain::main(&args),
         Command::Evidence(args) => evidence::main(&args),
         Command::Demo(args) => demo::main(&args),

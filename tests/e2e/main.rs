@@ -17,4 +17,5 @@ mod dashboards;
 mod gateways;
 mod outside;
 mod programs;
+mod sameness;
 mod upstreams;

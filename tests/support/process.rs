@@ -14,9 +14,12 @@ use std::ops::{Deref, DerefMut};
 use std::os::unix::process::CommandExt;
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+
+/// How often it is looked whether what was killed has ended.
+const MOST_LOOKS: usize = 5_000;
 
 /// A running program with everything that descends from it.
 pub struct Started {
@@ -70,17 +73,18 @@ impl Started {
     }
 
     fn end(&mut self) -> BTreeSet<u32> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let left = self.family();
-            if left.is_empty() || Instant::now() > until {
-                self.groups.iter().for_each(|group| tell_watchdog(&format!("-{group}")));
-                return left;
+        let mut left = self.family();
+        for _ in 0..MOST_LOOKS {
+            if left.is_empty() {
+                break;
             }
             kill(&left);
             // They end when the kernel comes to it.
             std::thread::sleep(Duration::from_millis(2));
+            left = self.family();
         }
+        self.groups.iter().for_each(|group| tell_watchdog(&format!("-{group}")));
+        left
     }
 }
 
@@ -219,16 +223,13 @@ async fn logged_by(mut command: Command, config: &str) -> (Started, Vec<SocketAd
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::support::wait_for;
 
     /// A program with a worker, as nginx is one: the worker has a worker of its own.
-    fn with_workers() -> Started {
+    async fn with_workers() -> Started {
         let script = "sh -c 'sleep 1000 & sleep 1000' & wait";
         let mut started = start(Command::new("sh").args(["-c", script]).stdin(Stdio::null()));
-        let until = Instant::now() + PATIENCE;
-        while started.family().len() < 4 {
-            assert!(Instant::now() < until, "{:?}", started.family());
-            std::thread::yield_now();
-        }
+        wait_for("the workers", async || (started.family().len() >= 4).then_some(())).await;
         started
     }
 
@@ -238,7 +239,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_test_starts_ends_with_it_workers_and_all() {
-        let mut started = with_workers();
+        let mut started = with_workers().await;
         let family = started.family();
         assert_eq!(alive(&family).len(), family.len());
         drop(started);
@@ -247,14 +248,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_failing_test_starts_ends_too() {
-        let (sent, family) = std::sync::mpsc::channel();
+        let mut started = with_workers().await;
+        let family = started.family();
         let failed = tokio::spawn(async move {
-            let mut started = with_workers();
-            sent.send(started.family()).unwrap();
+            let _started = started;
             std::panic::resume_unwind(Box::new("as an assertion does"));
         });
         assert!(failed.await.unwrap_err().is_panic());
-        assert_eq!(alive(&family.recv().unwrap()), [0; 0]);
+        assert_eq!(alive(&family), [0; 0]);
     }
 
     #[tokio::test]

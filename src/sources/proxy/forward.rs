@@ -96,7 +96,8 @@ impl Forwarder {
         let wanted = tunnel::wanted(&mut request, client);
         if target.route.refuse_websocket && wanted.as_ref().is_some_and(tunnel::Wanted::is_websocket) {
             target.counts.websockets_refused.up();
-            return tunnel::refusal(spoken(Surface::Unknown, request.uri().path()));
+            let surface = target.route.surface.unwrap_or(Surface::Unknown);
+            return tunnel::refusal(spoken(surface, request.uri().path()));
         }
         let (mut head, body) = request.into_parts();
         let uri = upstream_uri(&target.route, &head.uri)
