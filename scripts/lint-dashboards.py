@@ -342,10 +342,16 @@ class Dashboard:
     def counter(self, where, metric, selector, query):
         """A counter alone says nothing. Its rate does, and so does its difference to an earlier value."""
         called = COUNTER_FUNCTIONS & set(selector.functions)
-        if called and selector.range != "$__rate_interval":
-            self.bad(where, f"{metric} is taken over [{selector.range}], not [$__rate_interval]")
+        # What grows with polls does so every few minutes: the interval of a graph holds none of them, or one.
+        wanted = "1h" if metric.startswith("plimsoll_source_") else "$__rate_interval"
+        if called and (selector.range != wanted and metric != "plimsoll_source_observations_total"):
+            self.bad(where, f"{metric} is taken over [{selector.range}], not [{wanted}]")
         earlier = any(s.offset and metric in s.metrics for s in query.selectors)
-        if not called and not earlier:
+        # What a poll adds, times the polls of a day: a counter by a counter, and the interval of the polls.
+        paced = metric.startswith("plimsoll_source_") and any(
+            "plimsoll_source_interval_seconds" in s.metrics for s in query.selectors
+        )
+        if not called and not earlier and not paced:
             self.bad(where, f"the counter {metric} is neither inside rate() or increase() nor compared with its past")
 
     def legend(self, where, text, query):

@@ -56,7 +56,6 @@ fn table() -> Panel {
 }
 
 fn sources() -> Vec<Panel> {
-    let cost = SELECT.rate(&catalogue::COST, &[]);
     vec![
         Panel::stat(
             "Sidecars that report",
@@ -75,16 +74,16 @@ fn sources() -> Vec<Panel> {
         .none("none"),
         Panel::stat(
             "Polling costs a day",
-            "US dollars a day at the present pace, by the documented prices of CloudWatch and Cloud Monitoring.",
+            "US dollars a day at the present pace, by the documented prices of CloudWatch and Cloud Monitoring: what a poll has cost so far, times the polls of a day.",
             "currencyUSD",
-            format!("{cost} * {DAY}"),
+            SELECT.paced(&catalogue::COST, &[], DAY),
         )
         .none("nothing"),
         Panel::stat(
             "Could not be used",
-            "Items in the sources' answers that could not be used, each a minute. The log names each kind once.",
+            "Items in the sources' answers that could not be used within the last hour. The log names each kind once.",
             "short",
-            format!("{} * 60", SELECT.rate(&catalogue::UNUSABLE, &[])),
+            SELECT.hourly(&catalogue::UNUSABLE, &[]),
         )
         .levels(Levels::Zero)
         .none("none"),
@@ -110,10 +109,10 @@ fn polls() -> Vec<Panel> {
     vec![
         Panel::lines(
             "Polls by outcome",
-            "Polls per second of every source, by whether they gave something.",
-            "ops",
+            "Polls of every source within an hour, by whether they gave something.",
+            "short",
             Query(
-                SELECT.rate(&catalogue::POLLS, &[key::SOURCE, key::OUTCOME]),
+                SELECT.hourly(&catalogue::POLLS, &[key::SOURCE, key::OUTCOME]),
                 "{{plimsoll_source}}: {{plimsoll_outcome}}",
             ),
         )
@@ -128,14 +127,14 @@ fn polls() -> Vec<Panel> {
             "Cost by source",
             "US dollars a day at the present pace, by source. A budget in the configuration stops a source before it costs more.",
             "currencyUSD",
-            Query(format!("{} * {DAY}", SELECT.rate(&catalogue::COST, by)), "{{plimsoll_source}}"),
+            Query(SELECT.paced(&catalogue::COST, by, DAY), "{{plimsoll_source}}"),
         )
         .drawn(Form::Stacked),
         Panel::lines(
             "Billed items by source",
-            "What is charged for, an hour: metrics of CloudWatch, series of Cloud Monitoring.",
+            "What is charged for, an hour at the present pace: metrics of CloudWatch, series of Cloud Monitoring.",
             "short",
-            Query(format!("{} * 3600", SELECT.rate(&catalogue::BILLED, by)), "{{plimsoll_source}}"),
+            Query(SELECT.paced(&catalogue::BILLED, by, 3_600), "{{plimsoll_source}}"),
         )
         .drawn(Form::Stacked),
     ]
@@ -154,10 +153,10 @@ fn outside() -> Vec<Panel> {
         ),
         Panel::lines(
             "Wrong clocks, unusable items",
-            "Observations per second whose times had to be set by the answer's Date, and items that could not be used.",
-            "ops",
-            Query(SELECT.rate(&catalogue::SKEWED, &[key::SOURCE]), "wrong clock: {{plimsoll_source}}"),
+            "Observations within an hour whose times had to be set by the answer's Date, and items that could not be used.",
+            "short",
+            Query(SELECT.hourly(&catalogue::SKEWED, &[key::SOURCE]), "wrong clock: {{plimsoll_source}}"),
         )
-        .with(Query(SELECT.rate(&catalogue::UNUSABLE, &[key::SOURCE]), "unusable: {{plimsoll_source}}")),
+        .with(Query(SELECT.hourly(&catalogue::UNUSABLE, &[key::SOURCE]), "unusable: {{plimsoll_source}}")),
     ]
 }

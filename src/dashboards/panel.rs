@@ -29,6 +29,9 @@ pub(super) enum Levels {
     None,
     /// Used parts: as the alerts' thresholds.
     Used,
+    /// The part of calls that failed. It is not a bucket that may be half used: one in a hundred is to be looked at, and one
+    /// in twenty is felt.
+    Failed,
     /// Seconds until empty: as the alerts' thresholds.
     Empty,
     /// Anything but zero is bad.
@@ -316,6 +319,9 @@ impl Levels {
             Self::None => json!([{"color": "blue", "value": null}]),
             Self::Used => json!([
                 {"color": "green", "value": null}, {"color": "orange", "value": 0.8}, {"color": "red", "value": 0.95}
+            ]),
+            Self::Failed => json!([
+                {"color": "green", "value": null}, {"color": "orange", "value": 0.01}, {"color": "red", "value": 0.05}
             ]),
             Self::Empty => json!([
                 {"color": "red", "value": null}, {"color": "orange", "value": 20}, {"color": "green", "value": 60}

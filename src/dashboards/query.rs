@@ -135,6 +135,20 @@ impl Select {
         sum(by, &format!("increase({}[$__rate_interval])", self.of(metric)))
     }
 
+    /// How much a counter of polls grew within the hour, added up by attributes. Polls come minutes apart: between two of them
+    /// the interval of a graph holds none or one, and a rate over it nothing or many times too much.
+    pub(super) fn hourly(&self, metric: &Metric, by: &[&str]) -> String {
+        sum(by, &format!("increase({}[1h])", self.of(metric)))
+    }
+
+    /// What a counter of polls grows by in so many seconds at the present pace: what a poll has added so far, times the polls
+    /// in that time. It is known from the first poll on, and does not move between two.
+    pub(super) fn paced(&self, metric: &Metric, by: &[&str], seconds: u32) -> String {
+        let polls = format!("sum without ({}) ({})", names(&[key::OUTCOME]), self.of(&catalogue::POLLS));
+        let interval = self.of(&catalogue::INTERVAL);
+        sum(by, &format!("\n  {} / {polls}\n  * {seconds} / {interval}\n", self.of(metric)))
+    }
+
     /// The used part of buckets, by this metric. Of an account every sidecar sees the same bucket, so the fullest view is
     /// taken; where each counts its own share alone (scope `local`) the shares add up, as in the rules that alert.
     pub(super) fn fullest(&self, metric: &Metric) -> String {

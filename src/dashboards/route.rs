@@ -25,16 +25,18 @@ pub(super) fn dashboard() -> Dashboard {
 
 fn numbers() -> Vec<Panel> {
     let calls = SELECT.rate(&catalogue::REQUESTS, &[]);
-    let failed = SELECT.with(&catalogue::REQUESTS, "http_response_status_code!~\"2..\"");
+    // A connection that became a WebSocket (101) is a success, too.
+    let failed = SELECT.with(&catalogue::REQUESTS, "http_response_status_code!~\"101|2..\"");
     vec![
         Panel::stat("Calls per second", "Calls that ended, over all sidecars.", "reqps", calls.clone()).none("none"),
         Panel::stat(
             "Not answered with success",
-            "The part of calls that ended with anything but a 2xx status, refusals and calls without an answer among them.",
+            "The part of calls that ended with anything but a success (2xx, or 101), refusals and calls without an answer among them. Orange from 1 %, red from 5 %.",
             "percentunit",
-            format!("sum(rate({failed}[$__rate_interval])) / {calls}"),
+            // Where nothing failed there is no series of failures, and where nothing was called there is no part.
+            format!("(sum(rate({failed}[$__rate_interval])) or vector(0)) / ({calls} > 0)"),
         )
-        .levels(Levels::Used)
+        .levels(Levels::Failed)
         .none("no calls"),
         Panel::stat(
             "Tokens per second",

@@ -17,5 +17,6 @@ mod dashboards;
 mod gateways;
 mod outside;
 mod programs;
+mod queries;
 mod sameness;
 mod upstreams;
