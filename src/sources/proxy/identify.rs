@@ -9,7 +9,7 @@ use crate::fingerprint;
 use crate::observation::{AuthKind, Client, Credential, Fingerprint};
 use crate::route::Surface;
 use aws_lc_rs::hmac;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, header};
 use secrecy::{ExposeSecret, SecretString};
 use std::sync::Arc;
 
@@ -44,14 +44,14 @@ impl Credentials {
         let alias =
             self.aliases.iter().find(|(known, _)| *known == fingerprint).map(|(_, alias)| alias.clone());
         // A token that is renewed by itself is no identity: its hash would show a change each time.
-        let lasting = alias.is_some() || !is_renewed(kind, secret);
+        let lasting = alias.is_some() || !is_renewed(secret);
         (kind, Credential { alias, fingerprint: lasting.then_some(fingerprint) })
     }
 }
 
 /// OAuth tokens of a plan, Google's access tokens, and signed tokens are renewed by themselves.
-fn is_renewed(kind: AuthKind, secret: &[u8]) -> bool {
-    kind == AuthKind::OauthBearer || secret.starts_with(b"ya29.") || secret.starts_with(b"eyJ")
+fn is_renewed(secret: &[u8]) -> bool {
+    [&b"sk-ant-oat"[..], b"ya29.", b"eyJ"].iter().any(|beginning| secret.starts_with(beginning))
 }
 
 fn hash(key: &hmac::Key, secret: &[u8]) -> Fingerprint {
@@ -61,11 +61,18 @@ fn hash(key: &hmac::Key, secret: &[u8]) -> Fingerprint {
     Fingerprint(first)
 }
 
+/// Headers that hold a key and nothing else: Anthropic's, Azure's, Google's.
+const KEY_HEADERS: [&str; 3] = ["x-api-key", "api-key", "x-goog-api-key"];
+
+/// How a request is authenticated, and by which secret: the secret alone, so that one key is one credential
+/// in whichever header a client's version sends it (older SDKs in `x-api-key`, newer ones as a bearer,
+/// Claude Code's key helper in both).
 fn secret_of(headers: &HeaderMap) -> (AuthKind, Option<&[u8]>) {
-    if let Some(key) = headers.get("x-api-key") {
-        return (AuthKind::ApiKey, Some(key.as_bytes()));
+    let keys = KEY_HEADERS.iter().filter_map(|name| headers.get(*name));
+    if let Some(key) = keys.map(|key| key.as_bytes().trim_ascii()).find(|key| !key.is_empty()) {
+        return (AuthKind::ApiKey, Some(key));
     }
-    let Some(value) = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes) else {
+    let Some(value) = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes().trim_ascii()) else {
         return (AuthKind::None, None);
     };
     if value.starts_with(b"AWS4-HMAC-SHA256") {
@@ -73,6 +80,7 @@ fn secret_of(headers: &HeaderMap) -> (AuthKind, Option<&[u8]>) {
     }
     match value.split_at_checked(7) {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => {
+            let token = token.trim_ascii();
             let kind =
                 if token.starts_with(b"sk-ant-oat") { AuthKind::OauthBearer } else { AuthKind::Bearer };
             (kind, Some(token))
@@ -105,6 +113,7 @@ pub fn suggested_surface(auth: AuthKind, client: Client) -> Surface {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
 
     fn head(name: &'static str, value: &'static str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -124,6 +133,40 @@ mod tests {
         assert_eq!((kind, other.label()), (AuthKind::OauthBearer, "unnamed"));
         assert_ne!(one.fingerprint, other.fingerprint);
         assert!(!format!("{credentials:?}{one:?}{other:?}").contains("sk-ant"));
+    }
+
+    #[test]
+    fn one_key_is_one_credential_however_it_is_sent() {
+        let named = [(Arc::from("ci"), SecretString::from("sk-ant-api03-two"))];
+        let credentials = Credentials::new(Some(&SecretString::from("fleet key")), &named);
+        for key in ["sk-ant-api03-one", "sk-ant-api03-two", "sk-ant-oat01-three", "eyJhbGciOiJub25lIn0.e30."]
+        {
+            let ways: [&[(&str, String)]; 9] = [
+                &[("x-api-key", key.to_owned())],
+                &[("x-api-key", format!(" {key} "))],
+                &[("authorization", format!("Bearer {key}"))],
+                &[("authorization", format!("bearer {key}"))],
+                &[("authorization", format!("Bearer  {key} "))],
+                &[("x-api-key", key.to_owned()), ("authorization", format!("Bearer {key}"))],
+                &[("x-api-key", String::new()), ("authorization", format!("Bearer {key}"))],
+                &[("api-key", key.to_owned())],
+                &[("x-goog-api-key", key.to_owned())],
+            ];
+            let of = |way: &[(&str, String)]| {
+                let mut headers = HeaderMap::new();
+                for (name, value) in way {
+                    let name = http::HeaderName::try_from(*name).unwrap();
+                    headers.append(name, HeaderValue::from_str(value).unwrap());
+                }
+                credentials.of(&headers).1
+            };
+            let first = of(ways[0]);
+            for way in ways {
+                assert_eq!(of(way), first, "{way:?}");
+            }
+            assert_eq!(first.fingerprint.is_some(), key.starts_with("sk-ant-api"), "{key}");
+            assert_eq!(first.label(), if key.ends_with("two") { "ci" } else { "unnamed" });
+        }
     }
 
     #[test]
