@@ -156,6 +156,11 @@ impl Limiter {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// True for the limit of a tool that the provider runs inside a message.
+    pub fn is_of_tool(&self) -> bool {
+        matches!(self.as_str(), "web_search" | "web_fetch" | "code_execution")
+    }
 }
 
 impl fmt::Display for Limiter {

@@ -239,6 +239,10 @@ pub enum Mark {
     GatewaySaysOwn,
     /// The gateway on the way says that what stands behind it answered.
     GatewaySaysUpstream,
+    /// A box on the way names itself as the one who answered (Akamai, a load balancer, Traefik).
+    Box,
+    /// AWS's API Gateway.
+    ApiGateway,
 }
 
 /// A set of [`Mark`]s.
@@ -386,6 +390,38 @@ impl Outcome {
     }
 }
 
+/// Whose form an error body has, as its own structure shows. The innermost form that is known counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Shape {
+    /// No JSON, or a form that anybody writes.
+    #[default]
+    Unknown,
+    /// `{"type":"error","error":{"type":…}}`, or an error whose type or code is one of Anthropic's.
+    Anthropic,
+    /// `{"error":{"code":…,"message":…,"status":…}}`.
+    Google,
+    /// `{"error":{"message":…}}` with a type or a code: most model APIs.
+    Model,
+    /// `{"detail":"…"}`, `{"error":"…"}`: web frameworks, and the limiters that are made for them.
+    Framework,
+    /// JSON-RPC: a tool of the client's answered, not a model.
+    JsonRpc,
+    /// A tool that the provider runs itself was refused, inside a message.
+    ServerTool,
+}
+
+/// Where type and code of an error were found. What a caller sent may be quoted in an error's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Found {
+    /// In the error's own fields, or nowhere.
+    #[default]
+    Fields,
+    /// In JSON that stands inside a text.
+    Inside,
+    /// As words in a text that is no JSON, or no whole one.
+    Text,
+}
+
 /// What an error body says, as far as a dialect could read it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ErrorBody {
@@ -403,6 +439,10 @@ pub struct ErrorBody {
     pub in_stream: bool,
     /// An error object, or an event that names an error, was found (a success has none).
     pub envelope: bool,
+    /// Whose form it has.
+    pub shape: Shape,
+    /// Where type and code were found.
+    pub found: Found,
 }
 
 impl ErrorBody {

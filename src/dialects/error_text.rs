@@ -4,7 +4,8 @@
 //! the sentence. Structure is used where it parses; where it does not, only the closed set of
 //! error types is looked for, and the rest is left to the wording rules. Nothing here fails.
 
-use crate::observation::ErrorBody;
+use super::described;
+use crate::observation::{ErrorBody, Found, Shape};
 use serde_json::Value;
 
 /// Error types that only appear as such; safe to find in text that no longer parses.
@@ -40,16 +41,18 @@ pub fn read(bytes: &[u8], cut: bool, in_stream: bool) -> ErrorBody {
     let mut body = ErrorBody { cut: cut || kept.len() < bytes.len(), in_stream, ..ErrorBody::default() };
     // Of a whole stream only its error is one.
     let at = text.find("event: error").or_else(|| text.find("event:error")).unwrap_or(0);
-    if let Some(value) = first_json(&text[at..]) {
+    if let Some((value, prefix)) = first_json(&text[at..]) {
         find(&value, &mut body, MAX_DEPTH);
+        if !is_framing(prefix) {
+            body.found = Found::Inside;
+        }
     }
     body.envelope |= at > 0 || in_stream;
-    let known = |set: &[&'static str]| set.iter().find(|t| stands_in(&text, t)).map(|t| (*t).to_owned());
-    if body.kind.is_none() || !body.envelope {
-        body.kind = known(&TYPES).or(body.kind);
-    }
-    if body.code.as_deref().is_none_or(|c| !CODES.contains(&c)) {
-        body.code = known(&CODES).or(body.code);
+    scan(&text, &mut body);
+    if !body.envelope
+        && let Some(refused) = tool_refusal_in(&text)
+    {
+        return ErrorBody { in_stream, cut: body.cut, ..refused };
     }
     body.cut |= text.len() > ErrorBody::KEPT_BYTES;
     body.text = shortened(text);
@@ -59,10 +62,108 @@ pub fn read(bytes: &[u8], cut: bool, in_stream: bool) -> ErrorBody {
     body
 }
 
-/// True if a word stands in a text as such, and not as a part of another (`api_error_status`).
-fn stands_in(text: &str, word: &str) -> bool {
+/// Lines of an event stream before its data: they are no text around it.
+fn is_framing(prefix: &str) -> bool {
+    prefix.lines().map(str::trim).all(|line| {
+        line.is_empty()
+            || ["event:", "data:", "id:", "retry:", ":"].iter().any(|field| line.starts_with(field))
+    })
+}
+
+/// Looks for types and codes as words, where structure gave none.
+fn scan(text: &str, body: &mut ErrorBody) {
+    if described::is_no_limit(body, None, true) {
+        return;
+    }
+    let first = |set: &[&'static str]| {
+        let found = set.iter().filter_map(|word| Some((stands_in(text, word)?, *word)));
+        found.min().map(|(_, word)| word.to_owned())
+    };
+    if (body.kind.is_none() || !body.envelope)
+        && let Some(kind) = first(&TYPES)
+    {
+        if body.kind.as_ref() != Some(&kind) {
+            body.found = Found::Text;
+        }
+        body.message = body.message.take().or_else(|| cut_message(text));
+        body.kind = Some(kind);
+    }
+    if body.code.as_deref().is_none_or(|code| !CODES.contains(&code))
+        && let Some(code) = first(&CODES)
+    {
+        body.found = Found::Text;
+        body.code = Some(code);
+    }
+}
+
+/// The message of an error that was cut before its end.
+fn cut_message(text: &str) -> Option<String> {
+    const MEMBER: &str = "\"message\":\"";
+    let from = text.find(MEMBER)? + MEMBER.len();
+    let rest = text.get(from..)?;
+    Some(rest[..rest.find('"').unwrap_or(rest.len())].to_owned())
+}
+
+/// A tool that the provider runs itself and that was refused: its part of an answer that is a success.
+/// Other failures of such a tool are no limit's, and a client's own tools are never seen here: their
+/// results stand in requests.
+pub fn tool_refusal(block: &[u8]) -> Option<ErrorBody> {
+    /// The part itself, or the event of a stream that begins it.
+    #[derive(serde::Deserialize)]
+    struct Part<'a> {
+        #[serde(borrow)]
+        content: Option<&'a serde_json::value::RawValue>,
+        #[serde(borrow)]
+        content_block: Option<&'a serde_json::value::RawValue>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Refused {
+        #[serde(rename = "type")]
+        kind: String,
+        error_code: String,
+    }
+    memchr::memmem::find(block, TOOL_ERROR)?;
+    let outer: Part<'_> = serde_json::from_slice(block).ok()?;
+    let part = match outer.content_block {
+        Some(begun) => serde_json::from_str(begun.get()).ok()?,
+        None => outer,
+    };
+    let refused: Refused = serde_json::from_str(part.content?.get()).ok()?;
+    let limited = refused.kind.ends_with("_tool_result_error") && refused.error_code == "too_many_requests";
+    limited.then(|| ErrorBody {
+        text: format!("{}: {}", cut_to(refused.kind.clone(), MAX_WORD), refused.error_code),
+        kind: Some(cut_to(refused.kind, MAX_WORD)),
+        code: Some(refused.error_code),
+        in_stream: true,
+        envelope: true,
+        shape: Shape::ServerTool,
+        ..ErrorBody::default()
+    })
+}
+
+/// What stands in each part that tells of a server tool's error.
+pub const TOOL_ERROR: &[u8] = b"_tool_result_error\"";
+
+/// The first refused tool of a whole answer: a message, or a stream.
+fn tool_refusal_in(text: &str) -> Option<ErrorBody> {
+    #[derive(serde::Deserialize)]
+    struct Message<'a> {
+        #[serde(borrow)]
+        content: Vec<&'a serde_json::value::RawValue>,
+    }
+    memchr::memmem::find(text.as_bytes(), TOOL_ERROR)?;
+    if let Ok(Message { content }) = serde_json::from_str(text) {
+        return content.iter().find_map(|part| tool_refusal(part.get().as_bytes()));
+    }
+    let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
+    data.map(str::trim).find_map(|data| tool_refusal(data.as_bytes()))
+}
+
+/// Where a word stands in a text as such, and not as a part of another (`api_error_status`).
+fn stands_in(text: &str, word: &str) -> Option<usize> {
     let part = |byte: Option<u8>| byte.is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
-    memchr::memmem::find_iter(text.as_bytes(), word.as_bytes()).any(|at| {
+    memchr::memmem::find_iter(text.as_bytes(), word.as_bytes()).find(|at| {
+        let at = *at;
         let before = at.checked_sub(1).and_then(|at| text.as_bytes().get(at)).copied();
         !part(before) && !part(text.as_bytes().get(at + word.len()).copied())
     })
@@ -85,8 +186,8 @@ fn cut_to(mut text: String, most: usize) -> String {
 const MAX_STARTS: usize = 8;
 
 /// The first JSON value in a text that holds one (a log line's prefix is skipped, and of JSON that
-/// was cut the part that is whole is read).
-fn first_json(text: &str) -> Option<Value> {
+/// was cut the part that is whole is read), and what stands before it.
+fn first_json(text: &str) -> Option<(Value, &str)> {
     let quoted = text.trim_start().starts_with('"');
     let starts = text.char_indices().filter(|(at, c)| match c {
         '{' => true,
@@ -97,7 +198,8 @@ fn first_json(text: &str) -> Option<Value> {
     starts.take(MAX_STARTS).find_map(|(start, _)| {
         let rest = &text[start..];
         let strict = first_value(rest);
-        strict.or_else(|| first_value(&from_python(rest)?)).filter(|v| !v.is_number() && !v.is_null())
+        let value = strict.or_else(|| first_value(&from_python(rest)?));
+        value.filter(|v| !v.is_number() && !v.is_null()).map(|value| (value, &text[..start]))
     })
 }
 
@@ -160,14 +262,35 @@ fn find(value: &Value, body: &mut ErrorBody, depth: u8) {
     }
     match value {
         Value::Array(items) => items.iter().take(4).for_each(|item| find(item, body, depth - 1)),
-        Value::String(inner) => {
-            if let Some(value) = inner.contains('{').then(|| first_json(inner)).flatten() {
+        Value::String(inner) if inner.contains('{') => {
+            let Some((value, prefix)) = first_json(inner) else { return };
+            let own = (prefix.trim().is_empty() || is_litellms(prefix)) && is_all(inner);
+            // What says what it is may quote anything, and a text that is all JSON quotes nothing.
+            if own || !described::is_no_limit(body, None, true) {
+                let before = (body.kind.clone(), body.code.clone());
                 find(&value, body, depth - 1);
+                if !own && before != (body.kind.clone(), body.code.clone()) {
+                    body.found = Found::Inside;
+                }
             }
         }
         Value::Object(map) => object(map, body, depth),
         _ => {}
     }
+}
+
+/// True if nothing stands behind the JSON of a text but what LiteLLM puts there.
+fn is_all(text: &str) -> bool {
+    let end = text.split("Received Model Group=").next().unwrap_or(text);
+    end.trim_end_matches(['.', ' ', '\n', '\'', '"']).ends_with(['}', ']'])
+}
+
+/// LiteLLM's own words before the answer that it hands on: `litellm.BadRequestError: AnthropicException - `.
+pub fn is_litellms(prefix: &str) -> bool {
+    let words = prefix.trim().trim_end_matches("b'").trim_end_matches("b\"").trim_end();
+    let Some(classes) = words.strip_suffix("Exception -") else { return false };
+    let class = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | ' ');
+    classes.starts_with("litellm.") && classes.chars().all(class) && classes.split(' ').count() <= 4
 }
 
 fn object(map: &serde_json::Map<String, Value>, body: &mut ErrorBody, depth: u8) {
@@ -186,11 +309,44 @@ fn object(map: &serde_json::Map<String, Value>, body: &mut ErrorBody, depth: u8)
     // Where the one is no text, the other is: `{"detail":"…"}`, `{"error":"…"}`.
     let said = text("message").or_else(|| text("detail")).or_else(|| text("error"));
     body.message = said.or_else(|| body.message.take());
+    if body.shape != Shape::JsonRpc
+        && let Some(shape) = shape(map)
+    {
+        body.shape = shape;
+    }
     for key in ["error", "message", "result", "body"] {
         if let Some(inner) = map.get(key) {
             find(inner, body, depth - 1);
+            // Beside an error that says what it is stands what was asked, if anything.
+            if inner.is_object() && described::is_no_limit(body, None, true) {
+                return;
+            }
         }
     }
+}
+
+/// Whose form an object has, if it is anybody's.
+fn shape(map: &serde_json::Map<String, Value>) -> Option<Shape> {
+    if map.contains_key("jsonrpc") {
+        return Some(Shape::JsonRpc);
+    }
+    let error = match map.get("error") {
+        Some(Value::Object(error)) => error,
+        Some(Value::String(_)) => return Some(Shape::Framework),
+        _ if map.get("detail").is_some_and(Value::is_string) => return Some(Shape::Framework),
+        _ => return None,
+    };
+    let text = |key: &str| error.get(key).and_then(Value::as_str);
+    let known = |key: &str| text(key).is_some_and(|word| TYPES.contains(&word));
+    if known("type") || known("code") {
+        return Some(Shape::Anthropic);
+    }
+    let status = text("status").is_some_and(|s| s.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'));
+    if status && error.get("code").is_some_and(Value::is_u64) {
+        return Some(Shape::Google);
+    }
+    let named = |key: &str| error.get(key).is_some_and(|v| v.is_string() || v.is_u64());
+    (error.contains_key("message") && (named("type") || named("code"))).then_some(Shape::Model)
 }
 
 /// A text as the wording rules compare it: lower case, one space between words, typographic

@@ -3,7 +3,9 @@
 //! The same limit header means a different owner on another route, so who answered is read first.
 //! Sources, by party: LiteLLM 1.100 to 1.109 (package and captures), Envoy's rate-limit filters,
 //! Kong's response and AI plugins, Portkey 1.15, Bifrost's response headers, Cloudflare AI Gateway's
-//! `cf-aig-*`, Helicone's gateway, AWS's and Azure's service headers.
+//! `cf-aig-*`, Helicone's gateway, AWS's and Azure's service headers, and for boxes that are no model
+//! gateways the pages of Akamai, AWS (API Gateway, load balancer, CloudFront), Azure's Application
+//! Gateway, Traefik and Vercel.
 
 use super::{printable, text};
 use crate::observation::{Mark, Marks};
@@ -39,8 +41,12 @@ impl Signs {
             }
             Some(b'o') if name.starts_with("openai-") => self.marks.set(Mark::OpenAi),
             Some(b'p') if name == "policy-id" => self.policy = bounded(value),
-            Some(b's' | b'v') if matches!(name, "server" | "via") && names_kong(value) => {
-                self.marks.set(Mark::Kong);
+            Some(b's' | b'v') if matches!(name, "server" | "via") => {
+                if names_kong(value) {
+                    self.marks.set(Mark::Kong);
+                } else if name == "server" && names_box(value) {
+                    self.marks.set(Mark::Box);
+                }
             }
             _ => {}
         }
@@ -65,6 +71,9 @@ impl Signs {
                 self.marks.set(Mark::Aws);
                 self.exception = exception(value);
             }
+            "-amz-apigw-id" => self.marks.set(Mark::ApiGateway),
+            // Traefik's limiter writes the one, Vercel's firewall the other, and only where they refuse.
+            "-retry-in" | "-vercel-mitigated" => self.marks.set(Mark::Box),
             "-ms-region" => self.marks.set(Mark::Azure),
             "-envoy-ratelimited" => self.marks.set(Mark::EnvoyLimited),
             "-kong-upstream-status" | "-kong-upstream-latency" => self.marks.set(Mark::KongUpstream),
@@ -134,6 +143,19 @@ impl Signs {
 /// Kong as it names itself in `server` and `via`.
 fn names_kong(value: &HeaderValue) -> bool {
     ["kong/", "1.1 kong/"].iter().any(|name| value.as_bytes().starts_with(name.as_bytes()))
+}
+
+/// Boxes that write `server` only where they answer by themselves: what they pass on keeps its own. Those
+/// that write it always (nginx, Envoy, Cloudflare before a provider) say nothing by it.
+const BOXES: [&str; 6] =
+    ["akamaighost", "awselb/", "cloudfront", "microsoft-azure-application-gateway", "bigip", "squid"];
+
+/// A box as it names itself in `server`.
+fn names_box(value: &HeaderValue) -> bool {
+    let value = value.as_bytes();
+    let begins =
+        |name: &str| value.get(..name.len()).is_some_and(|v| v.eq_ignore_ascii_case(name.as_bytes()));
+    BOXES.iter().any(|name| begins(name))
 }
 
 /// AWS's exception: the type up to the first colon, in lower case.

@@ -6,6 +6,7 @@
 
 pub mod anthropic;
 pub mod bedrock;
+pub mod described;
 pub mod error_text;
 mod marks;
 mod openai;

@@ -554,7 +554,9 @@ impl Book {
             model: model.clone(),
             region: end.call.region.clone(),
         };
-        if verdict.class == Class::NotALimit && end.status != Some(429) {
+        // That a service is away, and nobody says why, is no refusal of a limit either.
+        let away = verdict.class == Class::Unknown && end.status.is_some_and(|status| status >= 500);
+        if away || (verdict.class == Class::NotALimit && end.status != Some(429)) {
             return identity;
         }
         let mut key = RejectionKey {
@@ -871,6 +873,10 @@ fn soonest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 /// guessed from a steep rise may as well be the bucket.
 fn refusal(verdict: &Verdict) -> Refusal {
     match verdict.class {
+        // A tool's own limit says nothing of the tokens of the message that it was called in.
+        class if class.is_limit() && verdict.limiter.as_ref().is_some_and(Limiter::is_of_tool) => {
+            Refusal::None
+        }
         Class::AnthropicWorkspace
         | Class::ClaudeCodeApiKey
         | Class::Bedrock

@@ -26,6 +26,9 @@ pub enum Cond {
     /// [`crate::dialects::error_text::plain`] text without any blanks: terminals and logs break lines
     /// in the middle of words.
     Says(&'static [&'static str]),
+    /// The message of an error that says it is no limit begins with one of these: a sentence of the
+    /// provider's own. Elsewhere in such a message any words may be a caller's.
+    Opens(&'static [&'static str]),
     /// The HTTP status is one of these.
     Status(&'static [u16]),
     /// The HTTP status is of this class (4 for 4xx).
@@ -83,6 +86,26 @@ pub enum Fact {
     HeadersSeen,
     /// Own traffic has just risen steeply.
     SteepRise,
+    /// The error says that it is no limit, by type, code or status: its words may be a caller's, quoted.
+    Quotes,
+    /// Anthropic's own headers, request id or form of an error.
+    FromAnthropic,
+    /// AWS's request id or exception (of a service, not of its API Gateway), or Anthropic's form.
+    FromAws,
+    /// Google's form of an error, or Anthropic's.
+    FromGoogle,
+    /// Some provider's own headers, or its form of an error.
+    FromProvider,
+    /// The same, or the form of an error that most model APIs have.
+    FromModelApi,
+    /// A gateway's log, which shows neither headers nor body, says that what stands behind it answered.
+    UpstreamAnswered,
+    /// The body has the form that web frameworks write.
+    FrameworkShape,
+    /// The error is JSON-RPC's.
+    JsonRpc,
+    /// A tool that the provider runs itself was refused, inside a success.
+    ServerTool,
 }
 
 impl Fact {
@@ -103,6 +126,16 @@ impl Fact {
             Self::OverageInUse => "credits pay",
             Self::HeadersSeen => "all headers were seen",
             Self::SteepRise => "own traffic rose steeply",
+            Self::Quotes => "the error says that it is no limit",
+            Self::FromAnthropic => "Anthropic's headers, request id or form of an error are there",
+            Self::FromAws => "AWS's request id or exception, or Anthropic's form of an error, are there",
+            Self::FromGoogle => "Google's or Anthropic's form of an error is there",
+            Self::FromProvider => "a provider's own headers or form of an error are there",
+            Self::FromModelApi => "a model API's own headers or form of an error are there",
+            Self::UpstreamAnswered => "a gateway's log says that the upstream answered",
+            Self::FrameworkShape => "the body has the form of a web framework",
+            Self::JsonRpc => "the error is JSON-RPC's",
+            Self::ServerTool => "a tool that the provider runs was refused",
         }
     }
 }
@@ -125,6 +158,7 @@ impl fmt::Display for Cond {
             Self::Any(parts) => join(f, parts, " or "),
             Self::Not(part) => write!(f, "not ({part})"),
             Self::Says(phrases) => write!(f, "says {}", quoted(phrases)),
+            Self::Opens(sentences) => write!(f, "the message begins with {}", quoted(sentences)),
             Self::Status(statuses) => {
                 let list: Vec<String> = statuses.iter().map(u16::to_string).collect();
                 write!(f, "status {}", list.join(", "))
@@ -242,8 +276,8 @@ impl Table {
     }
 
     /// The first rule that holds.
-    pub(super) fn first(&self, evidence: &Evidence<'_>) -> Option<Found> {
-        let at = self.rules.iter().position(|(_, node, _)| holds(node, evidence))?;
+    pub(super) fn first(&self, evidence: &Evidence<'_>) -> Option<Hit> {
+        let at = self.rules.iter().position(|(rule, node, _)| holds(node, &View::of(rule, evidence)))?;
         let (rule, _, picks) = &self.rules[at];
         let named = picks.iter().find(|(words, _)| evidence.said.any(words)).map(|(_, limiter)| *limiter);
         // A success and a dead upstream are facts: nothing said beside them contradicts them.
@@ -256,14 +290,14 @@ impl Table {
         let against = self.rules[at + 1..]
             .iter()
             .filter(|(other, ..)| weighed && speaks_against(other))
-            .find(|(_, node, _)| holds(node, evidence))
+            .find(|(rule, node, _)| holds(node, &View::of(rule, evidence)))
             .map(|(other, ..)| *other);
-        Some(Found { rule, named, against })
+        Some(Hit { rule, named, against })
     }
 }
 
 /// What the table says of some evidence.
-pub(super) struct Found {
+pub(super) struct Hit {
     /// The first rule that holds.
     pub(super) rule: &'static Rule,
     /// The limiter that its words name.
@@ -282,23 +316,46 @@ fn node(cond: &'static Cond, number: &mut impl FnMut(&'static str) -> u16) -> No
     }
 }
 
-fn holds(node: &Node, evidence: &Evidence<'_>) -> bool {
-    match node {
-        Node::All(parts) => parts.iter().all(|part| holds(part, evidence)),
-        Node::Any(parts) => parts.iter().any(|part| holds(part, evidence)),
-        Node::Not(part) => !holds(part, evidence),
-        Node::Says(phrases) => evidence.said.any(phrases),
-        Node::Plain(cond) => plain_holds(cond, evidence),
+/// No phrase.
+static NOTHING: Said = Said([0; SET]);
+
+/// What one rule sees of the evidence.
+struct View<'e> {
+    evidence: &'e Evidence<'e>,
+    said: &'e Said,
+    /// Type and code count.
+    named: bool,
+}
+
+impl<'e> View<'e> {
+    /// Words that may be a caller's are hidden from every rule that would make a limit of them, and so are
+    /// types and codes that stand in such words. A rule that finds no limit may read everything.
+    fn of(rule: &Rule, evidence: &'e Evidence<'e>) -> Self {
+        let all = rule.class == Class::NotALimit || !evidence.quotes;
+        let said = if all { &evidence.said } else { &NOTHING };
+        Self { evidence, said, named: all || evidence.own }
     }
 }
 
-fn plain_holds(cond: &Cond, e: &Evidence<'_>) -> bool {
+fn holds(node: &Node, view: &View<'_>) -> bool {
+    match node {
+        Node::All(parts) => parts.iter().all(|part| holds(part, view)),
+        Node::Any(parts) => parts.iter().any(|part| holds(part, view)),
+        Node::Not(part) => !holds(part, view),
+        Node::Says(phrases) => view.said.any(phrases),
+        Node::Plain(cond) => plain_holds(cond, view),
+    }
+}
+
+fn plain_holds(cond: &Cond, view: &View<'_>) -> bool {
+    let e = view.evidence;
     let one_of = |set: &[&str], value: Option<&str>| value.is_some_and(|v| set.contains(&v));
     match cond {
+        Cond::Opens(sentences) => sentences.iter().any(|sentence| e.opening.starts_with(sentence)),
         Cond::Status(statuses) => e.status.is_some_and(|s| statuses.contains(&s)),
         Cond::StatusClass(class) => e.status.is_some_and(|s| s / 100 == *class),
-        Cond::Type(types) => one_of(types, e.error.kind.as_deref()),
-        Cond::Code(codes) => one_of(codes, e.error.code.as_deref()),
+        Cond::Type(types) => view.named && one_of(types, e.error.kind.as_deref()),
+        Cond::Code(codes) => view.named && one_of(codes, e.error.code.as_deref()),
         Cond::MessageIs(messages) => one_of(messages, e.error.message.as_deref().map(str::trim)),
         Cond::Exception(names) => one_of(names, e.limits.exception.as_deref()),
         Cond::Bears(mark) => e.limits.marks.has(*mark),

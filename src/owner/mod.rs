@@ -2,6 +2,8 @@
 
 pub mod cond;
 pub mod guidance;
+#[cfg(test)]
+mod quoted_tests;
 mod resolve;
 pub mod rules;
 mod verdict;

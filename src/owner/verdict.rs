@@ -3,11 +3,12 @@
 //! The rules are a table ([`super::rules`]), tried from top to bottom; the first that holds gives
 //! the verdict. The table is ordered by strength of proof, and ends in `unknown`: no rule guesses.
 
-use super::cond::{Cond, Fact, Found, Pick, Said, TABLE};
-use crate::dialects::error_text::plain_into;
+use super::cond::{Cond, Fact, Hit, Pick, Said, TABLE};
+use crate::dialects::described;
+use crate::dialects::error_text::{is_litellms, plain_into};
 use crate::dialects::stated::{self, Stated};
 use crate::limit::{Level, Limiter, Reading};
-use crate::observation::{Client, ErrorBody, Limits, Mark};
+use crate::observation::{Client, ErrorBody, Found, Limits, Mark, Shape};
 use crate::route::{OwnerKind, Surface};
 
 /// The answer to "whose limit was this?" (DESIGN's table of names, column "verdict").
@@ -177,6 +178,12 @@ pub struct Evidence<'a> {
     pub words: String,
     /// Which phrases of the table stand in it.
     pub said: Said,
+    /// The error says that it is no limit, so that its words may be a caller's: they prove none.
+    pub quotes: bool,
+    /// How such an error's message begins, as plain text.
+    pub opening: String,
+    /// Type and code stand in the error's own fields.
+    pub own: bool,
     /// The surface, from the route or from what the request looks like.
     pub surface: Surface,
     /// The calling program.
@@ -194,13 +201,10 @@ pub struct Evidence<'a> {
 impl<'a> Evidence<'a> {
     /// Collects the evidence of one failure.
     pub fn new(status: Option<u16>, limits: &'a Limits, error: &'a ErrorBody, surface: Surface) -> Self {
-        // A refused request may be echoed in its error: there only the error's own message speaks.
-        let echoes = status.is_some_and(|s| (400..500).contains(&s) && s != 429);
-        let structured = error.text.trim_start().starts_with(['{', '[']);
-        Self::with(status, limits, error, surface, !echoes || !structured)
+        Self::with(status, limits, error, surface, false)
     }
 
-    /// Collects the evidence of something pasted: all of it speaks.
+    /// Collects the evidence of something pasted: people paste more than the answer itself.
     pub fn pasted(status: Option<u16>, limits: &'a Limits, error: &'a ErrorBody, surface: Surface) -> Self {
         Self::with(status, limits, error, surface, true)
     }
@@ -210,10 +214,16 @@ impl<'a> Evidence<'a> {
         limits: &'a Limits,
         error: &'a ErrorBody,
         surface: Surface,
-        body_speaks: bool,
+        pasted: bool,
     ) -> Self {
+        let structured = error.text.trim_start().starts_with(['{', '[']);
+        // A sentence around an answer, as tools print it, is no answer's: what stands in it was put there by people.
+        let loose = pasted && !structured && status != Some(404);
+        let quotes = quotes(status, limits, error, loose);
         let mut words = String::new();
-        let body = if body_speaks { error.text.as_str() } else { "" };
+        // A refused request may be echoed in its error: there only the error's own message speaks.
+        let echoes = status.is_some_and(|s| (400..500).contains(&s) && s != 429);
+        let body = if echoes && structured && !pasted { "" } else { error.text.as_str() };
         // What stands in the body as it is need not be read twice.
         if let Some(message) = error.message.as_deref().filter(|message| !body.contains(*message)) {
             plain_into(message, &mut words);
@@ -229,6 +239,13 @@ impl<'a> Evidence<'a> {
             error,
             words,
             said,
+            quotes,
+            opening: if quotes && (loose || error.found != Found::Inside) {
+                opening(error)
+            } else {
+                String::new()
+            },
+            own: loose || error.found == Found::Fields,
             surface,
             client: Client::Unknown,
             path: "",
@@ -259,7 +276,51 @@ impl<'a> Evidence<'a> {
             Fact::OverageInUse => limits.overage_in_use,
             Fact::HeadersSeen => self.headers_known,
             Fact::SteepRise => self.steep,
+            Fact::Quotes => self.quotes,
+            Fact::FromAnthropic => self.is_anthropics(),
+            Fact::FromAws => self.is_aws() || self.is_anthropics(),
+            Fact::FromGoogle => error.shape == Shape::Google || self.is_anthropics(),
+            Fact::UpstreamAnswered => {
+                limits.partial && limits.marks.has(Mark::GatewaySaysUpstream) && error.text.is_empty()
+            }
+            Fact::FromProvider => self.is_providers(),
+            Fact::FromModelApi => error.shape == Shape::Model || self.is_providers(),
+            Fact::FrameworkShape => error.shape == Shape::Framework,
+            Fact::JsonRpc => error.shape == Shape::JsonRpc,
+            Fact::ServerTool => error.shape == Shape::ServerTool,
         }
+    }
+
+    /// Anthropic answered: its headers, its request id, or the form of its errors. On its own, a part of
+    /// a text that was pasted is enough: people cut.
+    fn is_anthropics(&self) -> bool {
+        let (limits, error) = (self.limits, self.error);
+        limits.trios
+            || limits.unified
+            || limits.marks.has(Mark::Anthropic)
+            || limits.account.organization.is_some()
+            || error.shape == Shape::Anthropic
+            || (self.own && error.found == Found::Text && error.kind.is_some())
+    }
+
+    /// An AWS service answered, and not the gateway before it.
+    fn is_aws(&self) -> bool {
+        let marks = self.limits.marks;
+        let named = |name: &str| name.len() > 9 && name.to_ascii_lowercase().ends_with("exception");
+        let gateways = self.limits.exception.as_deref().is_some_and(|e| GATEWAY_EXCEPTIONS.contains(&e));
+        !gateways
+            && ((marks.has(Mark::Aws) && !marks.has(Mark::ApiGateway))
+                || self.limits.exception.is_some()
+                || (self.own && self.error.kind.as_deref().is_some_and(named)))
+    }
+
+    /// A provider answered, whichever.
+    fn is_providers(&self) -> bool {
+        let marks = self.limits.marks;
+        [Mark::OpenAi, Mark::OpenAiLimits, Mark::Azure].into_iter().any(|mark| marks.has(mark))
+            || self.error.shape == Shape::Google
+            || self.is_anthropics()
+            || self.is_aws()
     }
 
     /// True if this is a refusal of the rate kind: 429, or said so inside a stream, or no status is
@@ -288,6 +349,38 @@ impl<'a> Evidence<'a> {
         };
         self.limits.readings.iter().filter_map(left).min_by(|a, b| a.1.total_cmp(&b.1))
     }
+}
+
+/// Exceptions of API Gateway and of Lambda, which limit their own callers.
+pub(super) const GATEWAY_EXCEPTIONS: [&str; 3] =
+    ["toomanyrequestsexception", "limitexceededexception", "limitexceedederror"];
+
+/// True if an error is none of a limit, by what it says of itself or by its status: then its text may be a
+/// caller's own words, quoted. Of a `loose` text (a paste) only a whole error in it speaks for itself.
+fn quotes(status: Option<u16>, limits: &Limits, error: &ErrorBody, loose: bool) -> bool {
+    let exception = limits.exception.as_deref();
+    let own = loose || error.found == Found::Fields;
+    match status {
+        Some(429 | 402) => false,
+        _ if described::is_no_limit(error, exception, own) => !(loose && error.found == Found::Text),
+        None | Some(503 | 529) => false,
+        Some(status) if status < 400 => false,
+        Some(_) => !loose && !described::is_limit(error, exception, own),
+    }
+}
+
+/// Longest beginning of a message that is compared.
+const MAX_OPENING: usize = 200;
+
+/// How the message begins; without one, how the text does. LiteLLM's words before an answer that it hands on
+/// are no part of it.
+fn opening(error: &ErrorBody) -> String {
+    let text = error.message.as_deref().unwrap_or(&error.text);
+    let own = text.find(" - ").map(|at| text.split_at(at + 3));
+    let text = own.filter(|(prefix, _)| is_litellms(prefix)).map_or(text, |(_, rest)| rest);
+    let mut plain = String::new();
+    plain_into(&text[..text.floor_char_boundary(MAX_OPENING)], &mut plain);
+    plain
 }
 
 /// A bucket that refuses when it is empty; Priority Tier commitments do not.
@@ -374,8 +467,8 @@ pub struct Verdict {
 
 /// Judges one failure. Total: the last rule always holds.
 pub fn judge(evidence: &Evidence<'_>) -> Verdict {
-    let unproved = Found { rule: super::rules::last(), named: None, against: None };
-    let Found { rule, named, against } = TABLE.first(evidence).unwrap_or(unproved);
+    let unproved = Hit { rule: super::rules::last(), named: None, against: None };
+    let Hit { rule, named, against } = TABLE.first(evidence).unwrap_or(unproved);
     let surface = surface_of(rule.class, evidence);
     let limiter = match rule.limiter {
         Pick::Nothing => None,
@@ -430,4 +523,28 @@ pub fn surface_of(class: Class, evidence: &Evidence<'_>) -> Surface {
     } else {
         evidence.surface
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observation::Marks;
+
+    /// A gateway's log shows no headers, but it can say who answered: then a bare 429 is the provider's.
+    #[test]
+    fn who_answered_is_also_told_by_the_gateway_that_asked() {
+        let verdict = |mark: Option<Mark>, partial: bool, text: &str| {
+            let mut marks = Marks::default();
+            mark.into_iter().for_each(|mark| marks.set(mark));
+            let limits = Limits { marks, partial, ..Limits::default() };
+            let error = ErrorBody { text: text.to_owned(), ..ErrorBody::default() };
+            judge(&Evidence::new(Some(429), &limits, &error, Surface::AnthropicApi)).class
+        };
+        assert_eq!(verdict(Some(Mark::GatewaySaysUpstream), true, ""), Class::AnthropicWorkspace);
+        assert_eq!(verdict(Some(Mark::GatewaySaysOwn), true, ""), Class::GatewayTenant);
+        assert_eq!(verdict(None, true, ""), Class::Unknown);
+        // What was seen whole, or has a body, shows its marks or has none.
+        assert_eq!(verdict(Some(Mark::GatewaySaysUpstream), false, ""), Class::Unknown);
+        assert_eq!(verdict(Some(Mark::GatewaySaysUpstream), true, "Too Many Requests"), Class::Unknown);
+    }
 }

@@ -171,6 +171,35 @@ const SAMPLES: &[(&str, &str)] = &[
         "bedrock_throttled",
         r#"{"status":429,"headers":{"x-amzn-ErrorType":"ThrottlingException:http://internal.amazon.com/"},"body":"ThrottlingException: Too many tokens, please wait before trying again."}"#,
     ),
+    ("bedrock_words", r#"{"status":429,"body":"(429 Too many tokens, please wait before trying again.)"}"#),
+    (
+        "bedrock_words",
+        r#"{"status":429,"request":{"host":"bedrock-runtime.us-east-1.amazonaws.com"},"body":"{\"message\":\"Too many requests, please wait before trying again.\"}"}"#,
+    ),
+    (
+        "aws_gateway",
+        r#"{"status":429,"headers":{"x-amzn-errortype":"TooManyRequestsException","x-amz-apigw-id":"x"},"body":"{\"message\":\"Too Many Requests\"}"}"#,
+    ),
+    (
+        "box_refused",
+        r#"{"status":429,"request":{"host":"api.anthropic.com"},"body":"<html>\r\n<head><title>429 Too Many Requests</title></head>\r\n<body>\r\n<center><h1>429 Too Many Requests</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"}"#,
+    ),
+    (
+        "clients_tool",
+        r#"{"status":200,"body":"{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{\"code\":-32000,\"message\":\"rate limit exceeded: 429 Too Many Requests\"}}"}"#,
+    ),
+    (
+        "server_tool_plan",
+        r#"{"status":200,"headers":{"anthropic-ratelimit-unified-status":"allowed"},"body":"{\"type\":\"message\",\"content\":[{\"type\":\"web_search_tool_result\",\"tool_use_id\":\"srvtoolu_1\",\"content\":{\"type\":\"web_search_tool_result_error\",\"error_code\":\"too_many_requests\"}}]}"}"#,
+    ),
+    (
+        "server_tool_claude_code",
+        r#"{"status":200,"request":{"user_agent":"claude-cli/2","auth_kind":"api_key"},"body":"{\"type\":\"message\",\"content\":[{\"type\":\"web_fetch_tool_result\",\"tool_use_id\":\"srvtoolu_1\",\"content\":{\"type\":\"web_fetch_tool_result_error\",\"error_code\":\"too_many_requests\"}}]}"}"#,
+    ),
+    (
+        "server_tool",
+        r#"{"status":200,"body":"event: message_start\ndata: {\"type\":\"message_start\",\"message\":{}}\n\nevent: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":1,\"content_block\":{\"type\":\"bash_code_execution_tool_result\",\"tool_use_id\":\"srvtoolu_1\",\"content\":{\"type\":\"bash_code_execution_tool_result_error\",\"error_code\":\"too_many_requests\"}}}\n\n"}"#,
+    ),
     (
         "bedrock_throttled",
         r#"{"status":200,"headers":{":exception-type":"throttlingException"},"body":"{\"message\":\"Too many tokens per day, please wait before trying again.\"}"}"#,
@@ -339,7 +368,11 @@ const SAMPLES: &[(&str, &str)] = &[
         "server_error",
         r#"{"status":500,"headers":{"anthropic-ratelimit-unified-status":"rejected","anthropic-ratelimit-unified-5h-status":"rejected"},"body":"{\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"Internal server error\"}}"}"#,
     ),
-    ("unavailable", r#"{"status":503,"body":"upstream connect error"}"#),
+    ("upstream_unreachable", r#"{"status":503,"body":"upstream connect error"}"#),
+    (
+        "unavailable",
+        r#"{"status":503,"body":"{\"error\":{\"code\":503,\"message\":\"The service is currently unavailable.\",\"status\":\"UNAVAILABLE\"}}"}"#,
+    ),
     (
         "bad_request",
         r#"{"status":404,"body":"{\"type\":\"error\",\"error\":{\"type\":\"not_found_error\",\"message\":\"model: claude-nothing\"}}"}"#,
@@ -350,15 +383,28 @@ const SAMPLES: &[(&str, &str)] = &[
     ),
     (
         "route_plan",
-        r#"{"status":429,"request":{"user_agent":"claude-cli/2","auth_kind":"oauth","host":"api.anthropic.com"},"body":""}"#,
+        r#"{"status":429,"request":{"user_agent":"claude-cli/2","auth_kind":"oauth","host":"api.anthropic.com"},"body":"{\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"slow down\"}}"}"#,
     ),
     (
         "route_claude_code_key",
-        r#"{"status":429,"request":{"user_agent":"claude-cli/2","auth_kind":"api_key","host":"api.anthropic.com"},"body":""}"#,
+        r#"{"status":429,"request":{"user_agent":"claude-cli/2","auth_kind":"api_key","host":"api.anthropic.com"},"body":"{\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"slow down\"}}"}"#,
     ),
-    ("route_anthropic", r#"{"status":429,"request":{"host":"api.anthropic.com"},"body":""}"#),
-    ("route_bedrock", r#"{"status":429,"request":{"host":"bedrock-mantle.eu-west-1.api.aws"},"body":""}"#),
-    ("route_vertex", r#"{"status":429,"request":{"host":"us-east5-aiplatform.googleapis.com"},"body":""}"#),
+    (
+        "route_anthropic",
+        r#"{"status":429,"request":{"host":"api.anthropic.com"},"headers":{"request-id":"req_011"},"body":""}"#,
+    ),
+    (
+        "route_anthropic",
+        r#"{"status":429,"request":{"host":"api.anthropic.com"},"body":"{\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"slow down\"}}"}"#,
+    ),
+    (
+        "route_bedrock",
+        r#"{"status":429,"request":{"host":"bedrock-mantle.eu-west-1.api.aws"},"headers":{"x-amzn-requestid":"1"},"body":""}"#,
+    ),
+    (
+        "route_vertex",
+        r#"{"status":429,"request":{"host":"us-east5-aiplatform.googleapis.com"},"body":"{\"error\":{\"code\":429,\"message\":\"slow down\",\"status\":\"RESOURCE_EXHAUSTED\"}}"}"#,
+    ),
     ("route_gateway", r#"{"status":429,"request":{"host":"litellm.corp.example"},"body":""}"#),
     ("route_other", r#"{"status":null,"request":{"host":"api.mistral.ai"},"body":"too many requests"}"#),
     ("unproved", r#"{"status":429,"body":"Too Many Requests"}"#),
@@ -470,4 +516,239 @@ fn a_brand_an_address_or_an_echo_is_no_limit() {
         let answer = asked(&serde_json::json!({"status": status, "body": body}).to_string());
         assert_eq!(answer.verdict, "not_a_limit", "{body}: {}", answer.rule);
     }
+}
+
+/// Hosts of providers, and paths that show what is called.
+const PROVIDERS: [(&str, &str); 8] = [
+    ("api.anthropic.com", "api_key"),
+    ("api.anthropic.com", "oauth"),
+    ("bedrock-runtime.us-east-1.amazonaws.com", "aws sigv4"),
+    ("bedrock-mantle.eu-west-1.api.aws", "aws bearer"),
+    ("us-east5-aiplatform.googleapis.com", "gcp"),
+    ("api.openai.com", "api_key"),
+    ("x.openai.azure.com", "azure"),
+    ("api.mistral.ai", "api_key"),
+];
+
+fn at_provider(
+    host: &str,
+    auth: &str,
+    agent: &str,
+    status: u16,
+    headers: &serde_json::Value,
+    body: &str,
+) -> plimsoll::explain::Answer {
+    let request = serde_json::json!({"host": host, "auth_kind": auth, "user_agent": agent});
+    asked(
+        &serde_json::json!({"status": status, "headers": headers, "body": body, "request": request})
+            .to_string(),
+    )
+}
+
+/// Any box between a client and a provider may say 429 or 503. What does not bear the provider's marks is
+/// not the provider's; who names himself is the one who refused.
+#[test]
+fn a_middle_boxs_refusal_is_never_the_providers() {
+    use serde_json::json;
+    let nginx = |status: &str| {
+        format!(
+            "<html>\r\n<head><title>{status}</title></head>\r\n<body>\r\n<center><h1>{status}</h1></center>\r\n<hr><center>nginx/1.27.0</center>\r\n</body>\r\n</html>\r\n"
+        )
+    };
+    let (named, nobody) = (Some("gateway_tenant"), Some("unknown"));
+    let either = None;
+    let boxes: Vec<(&str, u16, serde_json::Value, String, Option<&str>)> = vec![
+        ("nginx limit_req", 429, json!({"server": "nginx"}), nginx("429 Too Many Requests"), named),
+        ("nginx limit_req", 503, json!({"server": "nginx"}), nginx("503 Service Temporarily Unavailable"), named),
+        ("openresty", 429, json!({}), nginx("429 Too Many Requests").replace("nginx/1.27.0", "openresty"), named),
+        ("cloudflare", 429, json!({"server": "cloudflare", "cf-ray": "8e6-SJC"}), "error code: 1015".into(), named),
+        ("cloudflare", 429, json!({"server": "cloudflare", "content-type": "text/html"}),
+            "<!DOCTYPE html><title>Access denied | api.anthropic.com used Cloudflare to restrict access</title><h1>Error 1015</h1> You are being rate limited".into(), named),
+        ("cloudflare", 429, json!({"server": "cloudflare"}),
+            r#"{"type":"https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-1xxx-errors/error-1015/","title":"Error 1015: You are being rate limited","status":429,"detail":"The site owner has restricted access based on rate limiting rules.","instance":"8e6","error_code":1015,"error_name":"rate_limited","cloudflare_error":true,"retryable":true,"retry_after":30}"#.into(), named),
+        ("haproxy", 429, json!({"cache-control": "no-cache"}),
+            "<html><body><h1>429 Too Many Requests</h1>\nYou have sent too many requests in a given amount of time.\n</body></html>\n".into(), nobody),
+        ("haproxy", 503, json!({}),
+            "<html><body><h1>503 Service Unavailable</h1>\nNo server is available to handle this request.\n</body></html>\n".into(), nobody),
+        ("traefik", 429, json!({"retry-after": "1", "x-retry-in": "1s"}), "Too Many Requests".into(), named),
+        ("traefik, its own header gone", 429, json!({"retry-after": "1"}), "Too Many Requests".into(), nobody),
+        ("traefik", 503, json!({}), "Service Unavailable".into(), nobody),
+        ("akamai", 429, json!({"server": "AkamaiGHost"}),
+            "<HTML><HEAD><TITLE>Access Denied</TITLE></HEAD><BODY>You don't have permission to access \"http://api.x/v1/models/gemini-2.5-pro\" on this server. Reference #18.x https://errors.edgesuite.net/18.x</BODY></HTML>".into(), named),
+        ("akamai, its page alone", 503, json!({}),
+            "<HTML><BODY>Service Unavailable - Zero size object https&#58;&#47;&#47;errors&#46;edgesuite&#46;net&#47;15</BODY></HTML>".into(), named),
+        ("api gateway", 429, json!({"x-amzn-requestid": "1", "x-amzn-errortype": "TooManyRequestsException", "x-amz-apigw-id": "x="}),
+            r#"{"message":"Too Many Requests"}"#.into(), named),
+        ("api gateway, a plan's quota", 429, json!({"x-amzn-requestid": "1", "x-amzn-errortype": "LimitExceededException", "x-amz-apigw-id": "x="}),
+            r#"{"message":"Limit Exceeded"}"#.into(), named),
+        ("api gateway for http", 429, json!({"apigw-requestid": "x="}), r#"{"message":"Too Many Requests"}"#.into(), nobody),
+        ("lambda", 429, json!({"x-amzn-requestid": "1", "x-amzn-errortype": "TooManyRequestsException"}),
+            r#"{"Reason":"ConcurrentInvocationLimitExceeded","Type":"User","message":"Rate Exceeded."}"#.into(), named),
+        ("load balancer", 503, json!({"server": "awselb/2.0"}),
+            "<html>\r\n<head><title>503 Service Temporarily Unavailable</title></head>\r\n<body>\r\n<center><h1>503 Service Temporarily Unavailable</h1></center>\r\n</body>\r\n</html>".into(), named),
+        ("cloudfront", 503, json!({"server": "CloudFront", "x-cache": "LambdaThrottledError from cloudfront"}),
+            "<HTML><H1>503 ERROR</H1> Generated by cloudfront (CloudFront)</HTML>".into(), named),
+        ("slowapi", 429, json!({"server": "uvicorn"}), r#"{"error":"Rate limit exceeded: 5 per 1 minute"}"#.into(), nobody),
+        ("slowapi with its headers", 429, json!({"server": "uvicorn", "x-ratelimit-limit": "5", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "1795000000.1"}),
+            r#"{"error":"Rate limit exceeded: 5 per 1 minute"}"#.into(), named),
+        ("fastapi-limiter", 429, json!({"server": "uvicorn", "retry-after": "3"}), r#"{"detail":"Too Many Requests"}"#.into(), nobody),
+        ("an asgi limiter", 429, json!({"server": "uvicorn"}), r#"{"detail":"Too many requests, please wait before trying again."}"#.into(), nobody),
+        ("an asgi limiter", 429, json!({"server": "uvicorn"}), r#"{"error":"Rate limited"}"#.into(), nobody),
+        ("an asgi limiter", 429, json!({"server": "uvicorn"}), r#"{"error":"Error"}"#.into(), nobody),
+        ("an asgi limiter", 503, json!({"server": "uvicorn"}), r#"{"detail":"Server is busy"}"#.into(), nobody),
+        ("express", 429, json!({"x-powered-by": "Express"}), "Too many requests, please try again later.".into(), nobody),
+        ("kong", 429, json!({"server": "kong/3.8.0", "ratelimit-remaining": "0", "x-ratelimit-remaining-minute": "0"}),
+            "{\n  \"message\":\"API rate limit exceeded\",\n  \"request_id\":\"1\"\n}".into(), named),
+        ("kong, headers hidden", 429, json!({}), r#"{"message":"API rate limit exceeded"}"#.into(), named),
+        ("envoy", 429, json!({"server": "envoy"}), "local_rate_limited".into(), named),
+        ("apigee", 429, json!({}), r#"{"fault":{"faultstring":"Rate limit quota violation. Quota limit exceeded. Identifier : x","detail":{"errorcode":"policies.ratelimit.QuotaViolation"}}}"#.into(), named),
+        ("spring", 429, json!({}), r#"{"timestamp":"2026-11-28T10:00:00Z","status":429,"error":"Too Many Requests","path":"/v1/messages"}"#.into(), nobody),
+        ("problem+json", 429, json!({}), r#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"Quota exceeded"}"#.into(), nobody),
+        ("json-rpc", 429, json!({}), r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Too many requests"}}"#.into(), nobody),
+        ("an empty 429", 429, json!({}), String::new(), nobody),
+        ("an empty 429 with a wait", 429, json!({"retry-after": "1", "server": "Caddy"}), String::new(), nobody),
+        ("an empty 503", 503, json!({}), String::new(), nobody),
+        ("istio", 503, json!({"server": "istio-envoy"}), "no healthy upstream".into(), either),
+    ];
+    let mut wrong = Vec::new();
+    for (host, auth) in PROVIDERS {
+        for agent in ["", "claude-cli/2.1.330"] {
+            for (name, status, headers, body, wanted) in &boxes {
+                let answer = at_provider(host, auth, agent, *status, headers, body);
+                let right = match wanted {
+                    Some(wanted) => answer.verdict == *wanted,
+                    None => ["unknown", "not_a_limit"].contains(&answer.verdict),
+                };
+                if !right {
+                    wrong.push(format!("{name} {status} at {host}: {} ({})", answer.verdict, answer.rule));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A provider's own answer stays the provider's, also where a gateway took all of its headers away.
+#[test]
+fn a_providers_refusal_with_few_marks_stays_the_providers() {
+    use serde_json::json;
+    let anthropic = r#"{"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}"#;
+    let google = r#"{"error":{"code":429,"message":"slow down","status":"RESOURCE_EXHAUSTED"}}"#;
+    for (host, auth, status, headers, body, wanted) in [
+        ("api.anthropic.com", "api_key", 429, json!({}), anthropic, "anthropic_workspace"),
+        ("api.anthropic.com", "api_key", 429, json!({"request-id": "req_01"}), "", "anthropic_workspace"),
+        (
+            "api.anthropic.com",
+            "api_key",
+            429,
+            json!({}),
+            r#"{"error":{"code":"rate_limit_error","message":"slow down","type":"invalid_request_error"}}"#,
+            "anthropic_workspace",
+        ),
+        ("api.anthropic.com", "oauth", 429, json!({}), anthropic, "claude_plan"),
+        ("api.anthropic.com", "api_key", 503, json!({"request-id": "req_01"}), "", "provider_overload"),
+        (
+            "bedrock-runtime.us-east-1.amazonaws.com",
+            "aws",
+            429,
+            json!({}),
+            r#"{"message":"Too many tokens, please wait before trying again."}"#,
+            "bedrock",
+        ),
+        (
+            "bedrock-runtime.us-east-1.amazonaws.com",
+            "aws",
+            429,
+            json!({}),
+            r#"{"message":"Too many requests, please wait before trying again."}"#,
+            "bedrock",
+        ),
+        (
+            "bedrock-runtime.us-east-1.amazonaws.com",
+            "aws",
+            429,
+            json!({"x-amzn-requestid": "1"}),
+            r#"{"message":"slow down"}"#,
+            "bedrock",
+        ),
+        (
+            "bedrock-runtime.us-east-1.amazonaws.com",
+            "aws",
+            429,
+            json!({}),
+            r#"{"__type":"com.amazon.coral.service#ThrottlingException","message":"slow"}"#,
+            "bedrock",
+        ),
+        (
+            "bedrock-runtime.us-east-1.amazonaws.com",
+            "aws",
+            503,
+            json!({"x-amzn-requestid": "1", "x-amzn-errortype": "ServiceUnavailableException"}),
+            r#"{"message":"try again"}"#,
+            "provider_overload",
+        ),
+        ("bedrock-mantle.eu-west-1.api.aws", "aws", 429, json!({}), anthropic, "bedrock"),
+        ("us-east5-aiplatform.googleapis.com", "gcp", 429, json!({}), google, "vertex"),
+        (
+            "us-east5-aiplatform.googleapis.com",
+            "gcp",
+            503,
+            json!({}),
+            r#"{"error":{"code":503,"message":"The service is currently unavailable.","status":"UNAVAILABLE"}}"#,
+            "provider_overload",
+        ),
+        (
+            "api.openai.com",
+            "api_key",
+            429,
+            json!({}),
+            r#"{"error":{"message":"slow down","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#,
+            "other_provider",
+        ),
+        (
+            "api.openai.com",
+            "api_key",
+            503,
+            json!({}),
+            r#"{"error":{"message":"The engine is currently overloaded","type":"server_error","param":null,"code":null}}"#,
+            "provider_overload",
+        ),
+        (
+            "api.openai.com",
+            "api_key",
+            429,
+            json!({"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "59"}),
+            "",
+            "other_provider",
+        ),
+    ] {
+        let answer = at_provider(host, auth, "", status, &headers, body);
+        assert_eq!(answer.verdict, wanted, "{host} {status} {body}: {}", answer.rule);
+    }
+}
+
+/// The sentences by which providers speak of spent money come with statuses of other errors: they count
+/// where they are the message, and nowhere else in it.
+#[test]
+fn a_spend_sentence_counts_as_the_message_and_not_as_a_part_of_it() {
+    let own = "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade or purchase credits.";
+    let at = |status: u16, kind: &str, message: &str| {
+        let body = serde_json::json!({"type": "error", "error": {"type": kind, "message": message}});
+        asked(&serde_json::json!({"status": status, "body": body.to_string()}).to_string()).verdict
+    };
+    assert_eq!(at(400, "invalid_request_error", own), "spend_or_credit");
+    let specified = "You have reached your specified workspace API usage limits. You will regain access on 2026-06-01 at 00:00 UTC.";
+    assert_eq!(at(400, "invalid_request_error", specified), "spend_or_credit");
+    assert_eq!(
+        at(400, "invalid_request_error", &format!("tools.0.name: '{own}' is too long")),
+        "not_a_limit"
+    );
+    assert_eq!(at(404, "not_found_error", &format!("model: {own}")), "not_a_limit");
+    assert_eq!(at(404, "not_found_error", own), "not_a_limit");
+    let litellm = serde_json::json!({"error": {
+        "message": format!("litellm.BadRequestError: AnthropicException - {}", serde_json::json!({"type": "error", "error": {"type": "invalid_request_error", "message": own}})),
+        "type": "None", "param": "None", "code": "400",
+    }});
+    let through = serde_json::json!({"status": 400, "body": litellm.to_string()}).to_string();
+    assert_eq!(asked(&through).verdict, "spend_or_credit");
 }

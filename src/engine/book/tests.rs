@@ -274,11 +274,38 @@ fn a_throttle_alert_begins_at_the_refusal_and_ends_a_minute_after_the_last() {
 #[test]
 fn overload_and_bad_requests_raise_no_throttle_alert() {
     let mut book = book(BookLimits::default());
-    for status in [529, 500, 400, 503] {
-        let judged = book.end(end("search", status, Arc::default(), 10, at(0.0)));
+    for (status, limits) in
+        [(529, Arc::default()), (500, Arc::default()), (400, Arc::default()), (503, limits("w", 50_000))]
+    {
+        let judged = book.end(end("search", status, limits, 10, at(0.0)));
         assert!(!judged.verdict.expect("a failure is judged").class.is_limit());
     }
     assert_eq!(book.alerts(at(0.0)).len(), 0);
+}
+
+/// Any box may answer 503 for a service that is away: nobody's limit is proved, and nobody is called.
+#[test]
+fn a_service_that_is_away_is_no_refusal_of_a_limit() {
+    let mut book = book(BookLimits::default());
+    let judged = book.end(end("search", 503, Arc::default(), 10, at(0.0)));
+    assert_eq!(judged.verdict.expect("a failure is judged").class, Class::Unknown);
+    assert_eq!(book.alerts(at(0.0)).len(), 0);
+    assert_eq!(book.snapshot(at(0.0)).rejections.len(), 0);
+    book.end(end("search", 429, Arc::default(), 10, at(1.0)));
+    assert_eq!(book.snapshot(at(1.0)).rejections.len(), 1, "a bare 429 is one, whoever's it is");
+}
+
+/// A message whose search was refused has used its tokens: the limit is the tool's.
+#[test]
+fn a_refused_server_tool_empties_no_bucket_of_the_model() {
+    let mut book = book(BookLimits::default());
+    let mut told = end("search", 200, limits("w", 50_000), 10, at(0.0));
+    let part = br#"{"type":"web_search_tool_result","tool_use_id":"srvtoolu_1","content":{"type":"web_search_tool_result_error","error_code":"too_many_requests"}}"#;
+    told.error = crate::dialects::error_text::tool_refusal(part).map(Box::new);
+    let verdict = book.end(told).verdict.expect("a refused tool is judged");
+    let limiter = verdict.limiter.as_ref().map(Limiter::as_str);
+    assert_eq!((verdict.class, limiter), (Class::AnthropicWorkspace, Some("web_search")));
+    assert_eq!(super::refusal(&verdict), Refusal::None);
 }
 
 #[test]

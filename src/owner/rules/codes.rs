@@ -1,13 +1,15 @@
 //! Statuses, codes and types that only one party emits.
 
 use super::answered::GATEWAY_LIMITERS;
-use super::words::LITELLM_LIMITER;
-use super::{IS_429, LIMITED, PROVIDER_ANSWERED, REFUSED, rule};
+use super::words::{CLAUDE_CODE, LITELLM_LIMITER};
+use super::{IS_429, LIMITED, PAGE, PROVIDER_ANSWERED, REFUSED, rule};
 use crate::observation::Mark;
-use crate::owner::cond::{Cond, Pick};
+use crate::owner::cond::{Cond, Fact, Pick};
 use crate::owner::verdict::{Class, Confidence, Rule, Rung};
 use crate::route::Surface;
-use Cond::{All, Any, Bears, Code, Exception, MessageIs, Not, On, Says, Status, StatusClass, Type};
+use Cond::{
+    All, Any, Bears, Code, Exception, Is, MessageIs, Not, On, Opens, Says, Status, StatusClass, Type,
+};
 
 const SPEND: Pick = Pick::Is("spend");
 
@@ -71,8 +73,49 @@ const OPENAI_LIMITERS: Pick = Pick::Words(&[
     (&["max rpm", "rpm rate limit"], "requests"),
 ]);
 
+/// A tool of Anthropic's own refused. On a cloud, whose that limit is, is not known.
+const SERVER_TOOL: Cond = All(&[
+    Is(Fact::ServerTool),
+    Code(&["too_many_requests"]),
+    Not(&On(&[Surface::Bedrock, Surface::Vertex])),
+]);
+
+/// Limiters of such tools.
+const TOOLS: Pick = Pick::Words(&[
+    (&["web_search_tool_result_error"], "web_search"),
+    (&["web_fetch_tool_result_error"], "web_fetch"),
+    (&["code_execution_tool_result_error"], "code_execution"),
+]);
+
 pub(super) static RULES: &[Rule] = &[
     // ---- Anthropic ------------------------------------------------------------------------------
+    rule(
+        "server_tool_plan",
+        Rung::Code,
+        Class::ClaudePlan,
+        Confidence::Medium,
+        "A tool that Anthropic runs itself says too_many_requests inside a message that a plan pays for: the tool's own limit.",
+        All(&[SERVER_TOOL, Is(Fact::PlanHeaders)]),
+        TOOLS,
+    ),
+    rule(
+        "server_tool_claude_code",
+        Rung::Code,
+        Class::ClaudeCodeApiKey,
+        Confidence::High,
+        "A tool that Anthropic runs itself says too_many_requests inside a message, and the caller is Claude Code: the tool's own limit, of the key's workspace.",
+        All(&[SERVER_TOOL, CLAUDE_CODE]),
+        TOOLS,
+    ),
+    rule(
+        "server_tool",
+        Rung::Code,
+        Class::AnthropicWorkspace,
+        Confidence::High,
+        "A tool that Anthropic runs itself (web search, web fetch, code execution) says too_many_requests inside a message: the tool's own limit, beside those of the model.",
+        SERVER_TOOL,
+        TOOLS,
+    ),
     rule(
         "enforced_spend_limit",
         Rung::Code,
@@ -161,6 +204,18 @@ pub(super) static RULES: &[Rule] = &[
                 "crossed budget",
                 "budget limit exceeded",
             ]),
+            // LiteLLM's sentences, which come with 400, 401, 403 and 422 too.
+            All(&[
+                Status(&[400, 401, 403, 422]),
+                Opens(&[
+                    "budget has been exceeded! ",
+                    "exceededbudget: ",
+                    "exceededtokenbudget: ",
+                    "authentication error, budget has been exceeded! ",
+                    "authentication error, exceededbudget: ",
+                    "authentication error, exceededtokenbudget: ",
+                ]),
+            ]),
         ]),
         SPEND,
     ),
@@ -196,7 +251,8 @@ pub(super) static RULES: &[Rule] = &[
         Confidence::High,
         "A gateway's AI token limiter answered (Kong's or APISIX' x-ai-ratelimit headers, or Kong's sentence).",
         Any(&[
-            All(&[REFUSED, Bears(Mark::AiEmpty), Not(&PROVIDER_ANSWERED)]),
+            // APISIX answers 503 unless it is told otherwise.
+            All(&[Any(&[REFUSED, Status(&[503])]), Bears(Mark::AiEmpty), Not(&PROVIDER_ANSWERED)]),
             Says(&["ai token rate limit exceeded"]),
         ]),
         Pick::Is("tokens"),
@@ -208,7 +264,7 @@ pub(super) static RULES: &[Rule] = &[
         Confidence::High,
         "Kong answered without an upstream, with its rate-limit headers empty or its own sentence.",
         Any(&[
-            MessageIs(&["API rate limit exceeded"]),
+            All(&[REFUSED, MessageIs(&["API rate limit exceeded"])]),
             All(&[IS_429, Bears(Mark::Kong), Bears(Mark::PlainEmpty), Not(&Bears(Mark::KongUpstream))]),
         ]),
         Pick::Is("requests"),
@@ -265,16 +321,34 @@ pub(super) static RULES: &[Rule] = &[
         Rung::Code,
         Class::Bedrock,
         Confidence::High,
-        "AWS's own exception or sentence: the limit is the account's in that region.",
+        "AWS's own exception: the limit is the account's in that region.",
         Any(&[
-            Exception(&["throttlingexception", "servicequotaexceededexception", "toomanyrequestsexception"]),
+            Exception(&["throttlingexception", "servicequotaexceededexception"]),
+            Says(&["throttlingexception", "servicequotaexceededexception"]),
+        ]),
+        BEDROCK_LIMITERS,
+    ),
+    rule(
+        "bedrock_words",
+        Rung::Wording,
+        Class::Bedrock,
+        Confidence::High,
+        "Bedrock's own sentence. The ones that speak of requests alone may be any box's: there AWS's request id or a route to Bedrock stands beside it, and no web framework's form.",
+        Any(&[
             Says(&[
-                "throttlingexception",
-                "servicequotaexceededexception",
                 "too many tokens, please wait before trying again",
-                "too many requests, please wait before trying again",
                 "too many tokens per day, please wait",
-                "your request rate is too high. reduce the frequency",
+            ]),
+            All(&[
+                Any(&[
+                    Is(Fact::StatusUnknown),
+                    Is(Fact::FromAws),
+                    All(&[On(&[Surface::Bedrock]), Not(&PAGE), Not(&Is(Fact::FrameworkShape))]),
+                ]),
+                Says(&[
+                    "too many requests, please wait before trying again",
+                    "your request rate is too high. reduce the frequency",
+                ]),
             ]),
         ]),
         BEDROCK_LIMITERS,
@@ -403,6 +477,13 @@ pub(super) static RULES: &[Rule] = &[
                 "userconcurrentrequests",
             ]),
             All(&[LIMITED, Says(&["azure openai"])]),
+            // Azure's own front is its API Management, which elsewhere is a gateway.
+            All(&[
+                IS_429,
+                On(&[Surface::AzureOpenAi]),
+                Not(&PAGE),
+                Says(&["rate limit is exceeded. try again in"]),
+            ]),
         ]),
         OPENAI_LIMITERS,
     ),
@@ -543,22 +624,36 @@ pub(super) static RULES: &[Rule] = &[
         Class::GatewayTenant,
         Confidence::Medium,
         "A relay says that the balance or quota of its key is used up.",
-        Says(&[
-            "额度不足",
-            "insufficient account balance",
-            "额度已用尽",
-            "额度已用完",
-            "剩余额度",
-            "insufficient_user_quota",
-            "pre_consume_token_quota_failed",
-            "user quota is not enough",
-            "token quota is not enough",
-            "daily cost limit reached",
-            "weekly cost limit reached",
-            "total cost limit reached",
-            "daily limit reached for this api key",
-            "api key quota exceeded",
-            "key limit exceeded",
+        Any(&[
+            All(&[
+                Status(&[401, 403]),
+                Opens(&[
+                    "用户额度不足",
+                    "该令牌额度已用尽",
+                    "令牌额度",
+                    "预扣费额度失败",
+                    "user quota is not enough",
+                    "token quota is not enough",
+                ]),
+            ]),
+            Code(&["insufficient_user_quota", "pre_consume_token_quota_failed"]),
+            Says(&[
+                "额度不足",
+                "insufficient account balance",
+                "额度已用尽",
+                "额度已用完",
+                "剩余额度",
+                "insufficient_user_quota",
+                "pre_consume_token_quota_failed",
+                "user quota is not enough",
+                "token quota is not enough",
+                "daily cost limit reached",
+                "weekly cost limit reached",
+                "total cost limit reached",
+                "daily limit reached for this api key",
+                "api key quota exceeded",
+                "key limit exceeded",
+            ]),
         ]),
         SPEND,
     ),
@@ -568,7 +663,11 @@ pub(super) static RULES: &[Rule] = &[
         Class::SpendOrCredit,
         Confidence::Medium,
         "billing_error or status 402: money, whatever the headers show beside it.",
-        Any(&[Type(&["billing_error", "insufficient_balance", "insufficient_credits"]), Status(&[402])]),
+        Any(&[
+            Type(&["billing_error", "insufficient_balance", "insufficient_credits"]),
+            Code(&["billing_hard_limit_reached"]),
+            Status(&[402]),
+        ]),
         SPEND,
     ),
     // ---- a provider's own address ------------------------------------------------------------------
@@ -578,7 +677,12 @@ pub(super) static RULES: &[Rule] = &[
         Class::OtherProvider,
         Confidence::High,
         "The call went to another provider's own host, which answers for itself even where it borrows Anthropic's headers and words; LiteLLM's own sentence is LiteLLM's.",
-        All(&[IS_429, On(&[Surface::OpenAi, Surface::AzureOpenAi, Surface::Other]), Not(&LITELLM_LIMITER)]),
+        All(&[
+            IS_429,
+            On(&[Surface::OpenAi, Surface::AzureOpenAi, Surface::Other]),
+            Any(&[Is(Fact::FromModelApi), Is(Fact::UpstreamAnswered)]),
+            Not(&LITELLM_LIMITER),
+        ]),
         OPENAI_LIMITERS,
     ),
 ];

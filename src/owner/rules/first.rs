@@ -25,6 +25,15 @@ pub(super) static RULES: &[Rule] = &[
         Pick::Nothing,
     ),
     rule(
+        "clients_tool",
+        Rung::AnsweredBy,
+        Class::NotALimit,
+        Confidence::High,
+        "JSON-RPC inside a success: a tool of the client's own failed, not a model.",
+        All(&[Is(Fact::InStream), Is(Fact::JsonRpc)]),
+        Pick::Nothing,
+    ),
+    rule(
         "plan_event_allowed",
         Rung::AnsweredBy,
         Class::NotALimit,
@@ -137,6 +146,7 @@ pub(super) static RULES: &[Rule] = &[
         "429 whose whole message is \"Error\" and no limit header: the client's shape is refused, not its rate.",
         All(&[
             Status(&[429]),
+            Type(&["rate_limit_error"]),
             MessageIs(&["Error"]),
             Not(&Any(&[Is(Fact::PlanHeaders), Is(Fact::KeyHeaders)])),
         ]),

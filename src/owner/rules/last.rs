@@ -38,6 +38,9 @@ const NAMES_A_LIMIT: Cond = Says(&[
     "额度",
 ]);
 
+/// The text names a limit, and it is not one that an error of another kind quotes.
+const MEANS_A_LIMIT: Cond = All(&[Not(&Is(Fact::Quotes)), NAMES_A_LIMIT]);
+
 pub(super) static NO_LIMIT: &[Rule] = &[
     rule(
         "auth",
@@ -49,7 +52,7 @@ pub(super) static NO_LIMIT: &[Rule] = &[
             Not(&IS_429),
             Any(&[
                 Type(&["authentication_error", "permission_error"]),
-                All(&[Status(&[401, 403, 407]), Not(&NAMES_A_LIMIT)]),
+                All(&[Status(&[401, 403, 407]), Not(&MEANS_A_LIMIT)]),
             ]),
         ]),
         Pick::Nothing,
@@ -61,10 +64,14 @@ pub(super) static NO_LIMIT: &[Rule] = &[
         Confidence::High,
         "A server or gateway error (500, 502, 504): another runbook than quota.",
         All(&[
-            Not(&Any(&[NAMES_A_LIMIT, Says(&["capacity", "too many"])])),
+            Any(&[Is(Fact::Quotes), Not(&Any(&[NAMES_A_LIMIT, Says(&["capacity", "too many"])]))]),
             Any(&[
                 Status(&[500, 502, 504, 520, 521, 522, 523, 524, 525, 526]),
-                Type(&["api_error", "timeout_error", "internal_server_error", "server_error"]),
+                All(&[Is(Fact::Quotes), StatusClass(5), Not(&Status(&[503, 529]))]),
+                All(&[
+                    Not(&Status(&[503])),
+                    Type(&["api_error", "timeout_error", "internal_server_error", "server_error"]),
+                ]),
             ]),
         ]),
         Pick::Nothing,
@@ -79,12 +86,24 @@ pub(super) static NO_LIMIT: &[Rule] = &[
         Pick::Nothing,
     ),
     rule(
+        "upstream_unreachable",
+        Rung::AnsweredBy,
+        Class::NotALimit,
+        Confidence::High,
+        "Envoy's own words for an upstream that it could not reach.",
+        All(&[
+            StatusClass(5),
+            Says(&["upstream connect error", "no healthy upstream", "upstream request timeout"]),
+        ]),
+        Pick::Nothing,
+    ),
+    rule(
         "unavailable",
         Rung::Code,
         Class::ProviderOverload,
         Confidence::Medium,
-        "503: the service is out of capacity, nobody's quota.",
-        Status(&[503]),
+        "503 with a model API's marks: the service is out of capacity, nobody's quota.",
+        All(&[Status(&[503]), Any(&[Is(Fact::FromModelApi), Is(Fact::UpstreamAnswered)])]),
         Pick::Nothing,
     ),
     rule(
@@ -93,7 +112,7 @@ pub(super) static NO_LIMIT: &[Rule] = &[
         Class::NotALimit,
         Confidence::Medium,
         "The request itself is refused, and the text names no limit of anybody's.",
-        All(&[Not(&NAMES_A_LIMIT), Any(&[All(&[StatusClass(4), Not(&IS_429)]), Is(Fact::InStream)])]),
+        All(&[Not(&MEANS_A_LIMIT), Any(&[All(&[StatusClass(4), Not(&IS_429)]), Is(Fact::InStream)])]),
         Pick::Nothing,
     ),
     rule(
@@ -102,14 +121,28 @@ pub(super) static NO_LIMIT: &[Rule] = &[
         Class::NotALimit,
         Confidence::Low,
         "An error whose status is not known, and which names no limit, load or capacity at all.",
-        All(&[Is(Fact::StatusUnknown), Is(Fact::Error), Not(&NAMES_A_LIMIT)]),
+        All(&[Is(Fact::StatusUnknown), Is(Fact::Error), Not(&MEANS_A_LIMIT)]),
         Pick::Nothing,
     ),
 ];
 
-/// A bare refusal, by its status or by words that name no owner.
-const BARE: Cond =
-    Any(&[IS_429, Says(&["rate limit", "too many requests", "rate_limit_error", "usage limit"])]);
+/// Words that name no owner, where no status says that it is another error.
+const BARE_WORDS: Cond = All(&[
+    Any(&[Is(Fact::StatusUnknown), Is(Fact::InStream)]),
+    Says(&["rate limit", "too many requests", "rate_limit_error", "usage limit"]),
+]);
+
+/// A bare refusal: words, or 429.
+const BARE: Cond = Any(&[IS_429, BARE_WORDS]);
+
+/// A bare refusal that is Anthropic's: any box on the way may answer 429.
+const ANTHROPICS: Cond =
+    Any(&[All(&[IS_429, Any(&[Is(Fact::FromAnthropic), Is(Fact::UpstreamAnswered)])]), BARE_WORDS]);
+
+const AWS_S: Cond = Any(&[All(&[IS_429, Any(&[Is(Fact::FromAws), Is(Fact::UpstreamAnswered)])]), BARE_WORDS]);
+
+const GOOGLES: Cond =
+    Any(&[All(&[IS_429, Any(&[Is(Fact::FromGoogle), Is(Fact::UpstreamAnswered)])]), BARE_WORDS]);
 
 pub(super) static ROUTE: &[Rule] = &[
     rule(
@@ -130,8 +163,8 @@ pub(super) static ROUTE: &[Rule] = &[
         Rung::Route,
         Class::ClaudePlan,
         Confidence::Low,
-        "A bare 429 on a route that carries Claude Code on a plan.",
-        All(&[BARE, On(&[Surface::ClaudeCodePlan])]),
+        "A bare refusal with Anthropic's marks on a route that carries Claude Code on a plan.",
+        All(&[ANTHROPICS, On(&[Surface::ClaudeCodePlan])]),
         Pick::Nothing,
     ),
     rule(
@@ -139,8 +172,8 @@ pub(super) static ROUTE: &[Rule] = &[
         Rung::Route,
         Class::ClaudeCodeApiKey,
         Confidence::Low,
-        "A bare 429 on a route that carries Claude Code on an API key.",
-        All(&[BARE, On(&[Surface::ClaudeCodeKey])]),
+        "A bare refusal with Anthropic's marks on a route that carries Claude Code on an API key.",
+        All(&[ANTHROPICS, On(&[Surface::ClaudeCodeKey])]),
         Pick::Nothing,
     ),
     rule(
@@ -148,8 +181,8 @@ pub(super) static ROUTE: &[Rule] = &[
         Rung::Route,
         Class::AnthropicWorkspace,
         Confidence::Low,
-        "A bare 429 on a route to the Anthropic API with a key.",
-        All(&[BARE, On(&[Surface::AnthropicApi]), Not(&CLAUDE_CODE)]),
+        "A bare refusal with Anthropic's marks on a route to the Anthropic API with a key.",
+        All(&[ANTHROPICS, On(&[Surface::AnthropicApi]), Not(&CLAUDE_CODE)]),
         Pick::Nothing,
     ),
     rule(
@@ -157,8 +190,8 @@ pub(super) static ROUTE: &[Rule] = &[
         Rung::Route,
         Class::Bedrock,
         Confidence::Low,
-        "A bare 429 on a route to Amazon Bedrock.",
-        All(&[BARE, On(&[Surface::Bedrock])]),
+        "A bare refusal with AWS's or Anthropic's marks on a route to Amazon Bedrock.",
+        All(&[AWS_S, On(&[Surface::Bedrock])]),
         Pick::Nothing,
     ),
     rule(
@@ -166,8 +199,8 @@ pub(super) static ROUTE: &[Rule] = &[
         Rung::Route,
         Class::Vertex,
         Confidence::Low,
-        "A bare 429 on a route to Vertex AI.",
-        All(&[BARE, On(&[Surface::Vertex])]),
+        "A bare refusal with Google's or Anthropic's marks on a route to Vertex AI.",
+        All(&[GOOGLES, On(&[Surface::Vertex])]),
         Pick::Nothing,
     ),
     rule(
@@ -185,7 +218,7 @@ pub(super) static ROUTE: &[Rule] = &[
         Class::OtherProvider,
         Confidence::Low,
         "A refusal on a route to another provider.",
-        All(&[BARE, On(&[Surface::OpenAi, Surface::AzureOpenAi, Surface::Other])]),
+        All(&[BARE_WORDS, On(&[Surface::OpenAi, Surface::AzureOpenAi, Surface::Other])]),
         Pick::Nothing,
     ),
     UNPROVED,

@@ -91,8 +91,12 @@ const LIMIT_WORDS: Cond = Cond::Says(&[
     "requests per min",
 ]);
 
+/// A page for people: boxes write them, and quote the address that was asked for. No model API does.
+const PAGE: Cond = Cond::Says(&["<html", "<!doctype html"]);
+
 /// A refusal by status or by words: what an address or a brand alone does not make.
-const LIMITED: Cond = Cond::All(&[Cond::Not(&Cond::StatusClass(5)), Cond::Any(&[IS_429, LIMIT_WORDS])]);
+const LIMITED: Cond =
+    Cond::All(&[Cond::Not(&Cond::StatusClass(5)), Cond::Not(&PAGE), Cond::Any(&[IS_429, LIMIT_WORDS])]);
 
 /// The answer bears the provider's own limit headers or its request id: a provider answered.
 const PROVIDER_ANSWERED: Cond = Cond::Any(&[

@@ -1,12 +1,12 @@
 //! The wording, where codes and headers are silent.
 
 use super::answered::GATEWAY_LIMITERS;
-use super::{IS_429, REFUSED, rule};
+use super::{IS_429, PAGE, REFUSED, rule};
 use crate::observation::Client;
 use crate::owner::cond::{Cond, Fact, Pick};
 use crate::owner::verdict::{Class, Confidence, Rule, Rung};
 use crate::route::Surface;
-use Cond::{All, Any, From, Is, MessageIs, Not, On, Says};
+use Cond::{All, Any, From, Is, MessageIs, Not, On, Opens, Says, Status, Type};
 
 /// Claude Code called, by its name; where no program named itself, by the words of its own messages.
 /// Behind a gateway the key is the gateway's.
@@ -75,20 +75,36 @@ pub(super) static ANTHROPIC: &[Rule] = &[
         Class::SpendOrCredit,
         Confidence::High,
         "The text names a spend limit or a credit balance; waiting a minute does not clear it.",
-        Says(&[
-            "credit balance is too low",
-            "credit balance too low",
-            "you have reached your specified",
-            "you have reached your api usage limits",
-            "monthly spend limit",
-            "individual spend limit",
-            "organization's spend limit",
-            "now draw from your extra usage",
-            "out of extra usage",
-            "you're out of usage credits",
-            "your credit balance",
-            "used all available credits",
-            "monthly spending limit",
+        Any(&[
+            Says(&[
+                "credit balance is too low",
+                "credit balance too low",
+                "you have reached your specified",
+                "you have reached your api usage limits",
+                "monthly spend limit",
+                "individual spend limit",
+                "organization's spend limit",
+                "now draw from your extra usage",
+                "out of extra usage",
+                "you're out of usage credits",
+                "your credit balance",
+                "used all available credits",
+                "monthly spending limit",
+            ]),
+            // Anthropic says these with 400 and the type of a bad request.
+            All(&[
+                Any(&[Status(&[400]), Is(Fact::StatusUnknown), Is(Fact::InStream)]),
+                Type(&["invalid_request_error"]),
+                Opens(&[
+                    "your credit balance is too low to access the ",
+                    "you have reached your specified api usage limits",
+                    "you have reached your specified workspace api usage limits",
+                    "you have reached your api usage limits",
+                    "third-party apps now draw from your extra usage",
+                    "you're out of extra usage",
+                    "you're out of usage credits",
+                ]),
+            ]),
         ]),
         Pick::Is("spend"),
     ),
@@ -101,7 +117,10 @@ pub(super) static ANTHROPIC: &[Rule] = &[
         All(&[
             Not(&Is(Fact::PlanHeaders)),
             Any(&[
-                MessageIs(&["Rate limited", "Rate limited."]),
+                All(&[
+                    Type(&["rate_limit_error", "overloaded_error"]),
+                    MessageIs(&["Rate limited", "Rate limited."]),
+                ]),
                 Says(&[
                     "not your usage limit",
                     "temporarily limiting requests",
@@ -381,18 +400,21 @@ pub(super) static OTHERS: &[Rule] = &[
         Rung::Wording,
         Class::ProviderOverload,
         Confidence::Medium,
-        "The text speaks of load, demand or capacity, and names nobody's quota.",
-        Says(&[
-            "overloaded",
-            "at capacity",
-            "capacity constraints",
-            "out of capacity",
-            "insufficient capacity",
-            "no capacity available",
-            "high demand",
-            "heavy load",
-            "server is busy",
-            "service is busy",
+        "The text speaks of load, demand or capacity, and names nobody's quota. With 429 or 503 it may be any box's: there a model API's marks stand beside it.",
+        All(&[
+            Any(&[Not(&Status(&[429, 503])), Is(Fact::FromModelApi)]),
+            Says(&[
+                "overloaded",
+                "at capacity",
+                "capacity constraints",
+                "out of capacity",
+                "insufficient capacity",
+                "no capacity available",
+                "high demand",
+                "heavy load",
+                "server is busy",
+                "service is busy",
+            ]),
         ]),
         Pick::Nothing,
     ),
@@ -404,6 +426,7 @@ pub(super) static OTHERS: &[Rule] = &[
         "A refusal that names a model of another provider.",
         All(&[
             IS_429,
+            Not(&PAGE),
             Says(&[
                 "glm-4", "glm-5", "minimax", "kimi-k", "moonshot", "qwen", "deepseek", "gpt-4", "gpt-5",
                 "gemini-", "grok-",

@@ -4,14 +4,17 @@
 use super::decode::{Decoder, DecoderBudget, Reader, Undecoded};
 use super::frames::Frames;
 use super::scan::Scanner;
+use super::tool_results::ToolResults;
 use crate::dialects::{anthropic, error_text};
-use crate::observation::{ErrorBody, Usage};
+use crate::observation::{ErrorBody, Shape as Form, Usage};
 use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// Longest line of an event stream that is kept; longer ones are content, and skipped.
 const MAX_LINE: usize = 64 * 1024;
+/// Longest beginning of a part that is kept.
+const MAX_PART: usize = 4 * 1024;
 /// Largest `usage` object that is read.
 const MAX_USAGE: usize = 16 * 1024;
 
@@ -50,7 +53,8 @@ impl Answer {
         } else if kind.starts_with("text/event-stream") {
             Shape::Events(Events::default())
         } else if kind.contains("json") {
-            Shape::Json(Box::new(Scanner::new(["usage", "model", "error"], MAX_USAGE)))
+            let wanted = ["usage", "model", "error", "jsonrpc"];
+            Shape::Json(Box::new((Scanner::new(wanted, MAX_USAGE), ToolResults::default())))
         } else if kind.starts_with("application/vnd.amazon.eventstream") {
             Shape::Frames(Box::default())
         } else {
@@ -97,11 +101,18 @@ impl Answer {
             }
             Some(Shape::Events(events)) => std::mem::take(&mut events.said),
             Some(Shape::Frames(frames)) => std::mem::take(&mut frames.said),
-            Some(Shape::Json(scanner)) => Said {
-                usage: scanner.value(0).and_then(|json| anthropic::merge_usage(None, json)),
-                model: scanner.value(1).and_then(|json| serde_json::from_slice(json).ok()),
-                error: scanner.value(2).and_then(error_in_success),
-            },
+            Some(Shape::Json(json)) => {
+                let (scanner, tools) = &mut **json;
+                let error = scanner.value(2).and_then(error_in_success).map(|error| match scanner.value(3) {
+                    Some(_) => ErrorBody { shape: Form::JsonRpc, ..error },
+                    None => error,
+                });
+                Said {
+                    usage: scanner.value(0).and_then(|json| anthropic::merge_usage(None, json)),
+                    model: scanner.value(1).and_then(|json| serde_json::from_slice(json).ok()),
+                    error: error.or_else(|| tools.refused.take()),
+                }
+            }
         }
     }
 }
@@ -115,7 +126,7 @@ fn error_in_success(json: &[u8]) -> Option<ErrorBody> {
 enum Shape {
     Error { kept: Vec<u8>, cut: bool },
     Events(Events),
-    Json(Box<Scanner<3>>),
+    Json(Box<(Scanner<4>, ToolResults)>),
     Frames(Box<Frames>),
 }
 
@@ -128,7 +139,10 @@ impl Reader for Shape {
                 *cut |= bytes.len() > room;
             }
             Self::Events(events) => events.read(bytes),
-            Self::Json(scanner) => scanner.feed(bytes),
+            Self::Json(json) => {
+                json.0.feed(bytes);
+                json.1.feed(bytes);
+            }
             Self::Frames(frames) => frames.read(bytes),
         }
     }
@@ -139,6 +153,8 @@ impl Reader for Shape {
 enum Event {
     Start,
     Delta,
+    /// A part of the message begins: a server tool's result is whole in it.
+    Part,
     Error,
     /// Content, pings, and whatever is added later.
     #[default]
@@ -177,6 +193,12 @@ impl Events {
             return;
         }
         self.line.extend_from_slice(bytes);
+        // The result of a search may be long; its refusal is not.
+        if self.event == Event::Part && self.line.len() > MAX_PART {
+            self.skip = true;
+            self.line.clear();
+            return;
+        }
         // Of an event that carries nothing the data need not be kept at all.
         let content = self.event == Event::Other && self.line.starts_with(b"data");
         if content && !may_be_error(&self.line) && memchr::memmem::find(&self.line, ERROR_MEMBER).is_none() {
@@ -192,6 +214,7 @@ impl Events {
             self.event = match name {
                 b"message_start" => Event::Start,
                 b"message_delta" => Event::Delta,
+                b"content_block_start" => Event::Part,
                 b"error" | b"response.failed" => Event::Error,
                 _ => Event::Other,
             };
@@ -213,6 +236,9 @@ impl Events {
                     self.merge(usage);
                 }
             }
+            Event::Part => {
+                self.said.error = self.said.error.take().or_else(|| error_text::tool_refusal(data));
+            }
             Event::Error => self.said.error = Some(error_text::read(data, false, true)),
             // Streams of the OpenAI kind name no events.
             Event::Other => self.said.error = error_in_chunk(data).or(self.said.error.take()),
@@ -233,8 +259,10 @@ const ERROR_MEMBER: &[u8] = b",\"error\":{";
 fn error_in_chunk(data: &[u8]) -> Option<ErrorBody> {
     let object: std::collections::BTreeMap<&str, &RawValue> = serde_json::from_slice(data).ok()?;
     let named = object.get("error").map(|error| error.get().as_bytes());
-    let typed = object.get("type").is_some_and(|kind| kind.get() == "\"error\"").then_some(data);
-    typed.or(named).and_then(error_in_success)
+    let error = object.get("type").is_some_and(|kind| kind.get() == "\"error\"");
+    // Of JSON-RPC the frame is read too: it says that no model spoke.
+    let rpc = object.contains_key("jsonrpc") && named.is_some_and(|error| error.starts_with(b"{"));
+    (error || rpc).then_some(data).or(named).and_then(error_in_success)
 }
 
 /// True as long as a data line may turn out to be an error without an event's name.
@@ -341,6 +369,38 @@ mod tests {
             br#"{"error":{"message":"Rate limit exceeded: free-models-per-day","code":429},"user_id":"u"}"#;
         assert!(read(200, "application/json", body, 9).error.expect("error").in_stream);
         assert_eq!(read(200, "application/json", br#"{"error":null,"model":"m"}"#, 9).error, None);
+    }
+
+    #[test]
+    fn a_refused_server_tool_is_seen_in_json_and_in_streams_and_a_clients_tool_is_told_as_such() {
+        let part = r#"{"type":"web_search_tool_result","tool_use_id":"srvtoolu_1","content":{"type":"web_search_tool_result_error","error_code":"too_many_requests"}}"#;
+        let json = format!(r#"{{"content":[{part}],"model":"m","usage":{{"input_tokens":1}}}}"#);
+        let block = format!(
+            "event: content_block_start\ndata: {{\"type\":\"content_block_start\",\"index\":1,\"content_block\":{part}}}\n\n"
+        );
+        let at = STREAM.find("event: ping").unwrap();
+        let stream = format!("{}{block}{}", &STREAM[..at], &STREAM[at..]);
+        let rpc = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"429 rate limit exceeded"}}"#;
+        let tool_stream = format!("event: message\ndata: {rpc}\n\n");
+        for chunk in [1, 7, 100_000] {
+            for (kind, body, usage) in [("application/json", &json, 0), ("text/event-stream", &stream, 4)] {
+                let said = read(200, kind, body.as_bytes(), chunk);
+                assert_eq!(said.usage.expect("usage").output.get(), usage, "the answer itself is whole");
+                let error = said.error.expect("a refused tool");
+                assert_eq!(
+                    (error.shape, error.code.as_deref()),
+                    (Form::ServerTool, Some("too_many_requests"))
+                );
+            }
+            let error = read(200, "application/json", rpc.as_bytes(), chunk).error.expect("an error");
+            assert_eq!((error.shape, error.in_stream), (Form::JsonRpc, true));
+        }
+        let error = read(200, "text/event-stream", tool_stream.as_bytes(), 100_000).error.expect("an error");
+        assert_eq!((error.shape, error.in_stream), (Form::JsonRpc, true));
+        let fine = r#"{"jsonrpc":"2.0","id":1,"result":{"isError":true,"content":[{"type":"text","text":"rate limit"}]}}"#;
+        assert_eq!(read(200, "application/json", fine.as_bytes(), 9).error, None);
+        let fine = format!("event: message\ndata: {fine}\n\n");
+        assert_eq!(read(200, "text/event-stream", fine.as_bytes(), 9).error, None);
     }
 
     #[test]

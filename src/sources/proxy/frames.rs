@@ -7,6 +7,7 @@
 
 use super::answer::Said;
 use crate::dialects::{anthropic, error_text};
+use crate::observation::Found;
 use aws_smithy_eventstream::frame::{DecodedFrame, MessageFrameDecoder};
 use aws_smithy_types::event_stream::{HeaderValue, Message};
 use base64::Engine;
@@ -90,6 +91,9 @@ impl Frames {
                 let mut error = error_text::read(payload, false, true);
                 let kind: String = kind.chars().take(128).collect();
                 error.text = error_text::shortened(format!("{kind}: {}", error.text));
+                // The frame names its kind: words of its message say nothing beside it.
+                error.code = error.code.filter(|_| error.found == Found::Fields);
+                error.found = Found::Fields;
                 error.kind = Some(kind);
                 self.said.error = Some(error);
             }

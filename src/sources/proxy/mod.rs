@@ -1,7 +1,7 @@
 //! The hop: a transparent reverse proxy that reads what passes.
 //!
 //! [`forward`] streams, [`tap`] measures, [`hop`] knows which headers belong to a connection,
-//! [`scan`], [`answer`] and [`decode`] read bodies, [`identify`] reads request heads. This file
+//! [`scan`], [`answer`], [`tool_results`] and [`decode`] read bodies, [`identify`] reads request heads. This file
 //! listens, accepts, swaps routes and drains. Routes are swapped whole: a call keeps the routes
 //! with which it began, the next call on the same connection takes the new ones.
 
@@ -19,6 +19,7 @@ mod resign;
 pub mod scan;
 pub mod tap;
 mod tls;
+mod tool_results;
 mod tunnel;
 mod upstream;
 mod wire;
