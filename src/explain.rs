@@ -142,7 +142,7 @@ fn answer(
     account: &crate::observation::Account,
     external_url: Option<&str>,
 ) -> Answer {
-    let told = guidance::guidance(verdict.class, verdict.owner_kind);
+    let told = guidance::guidance(verdict.class, verdict.owner_kind, verdict.limiter.as_ref());
     let home = verdict.surface.owner_kind();
     let owner = owners.resolve_for(verdict.owner_kind, home, account, &RouteName::new(""));
     let limited = verdict.class != Class::NotALimit;

@@ -348,7 +348,9 @@ fn incident_row(incident: &crate::engine::Incident) -> IncidentRow {
         failures: incident.failures,
         first_at: incident.first.at.secs_f64(),
         current_at: incident.current.at.secs_f64(),
-        first_move: guidance::guidance(verdict.class, verdict.owner_kind).first_move.to_owned(),
+        first_move: guidance::guidance(verdict.class, verdict.owner_kind, verdict.limiter.as_ref())
+            .first_move
+            .to_owned(),
     }
 }
 

@@ -114,7 +114,7 @@ pub struct Context<'a> {
 pub fn packet(incident: &Incident, context: &Context<'_>) -> Packet {
     let (verdict, current) = (&incident.verdict, &incident.current);
     let kind = verdict.owner_kind;
-    let told = guidance::guidance(verdict.class, kind);
+    let told = guidance::guidance(verdict.class, kind, verdict.limiter.as_ref());
     let owner = context.owners.get(&incident.owner.id);
     let scrub = |text: &str| context.scrubber.text(text);
     let missing = missing(incident);

@@ -52,7 +52,7 @@ fn line(judged: &Judged) -> Value {
             "evidence": verdict.rule.rung.as_str(),
             "confidence": verdict.rule.confidence.as_str(),
             "rule": verdict.rule.id,
-            "first_move": guidance::guidance(verdict.class, verdict.owner_kind).first_move,
+            "first_move": guidance::guidance(verdict.class, verdict.owner_kind, verdict.limiter.as_ref()).first_move,
         })
     });
     json!({

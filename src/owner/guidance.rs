@@ -110,12 +110,13 @@ pub struct Guidance {
     pub next_step: &'static str,
 }
 
-/// The guidance for a verdict.
-pub fn guidance(class: Class, kind: OwnerKind) -> Guidance {
-    match class {
-        Class::SpendOrCredit => SPEND,
-        Class::NotALimit => NOT_A_LIMIT,
-        _ => of_kind(kind),
+/// The guidance for a verdict. Money is told by the limiter too: whoever's it is, no waiting brings it back.
+pub fn guidance(class: Class, kind: OwnerKind, limiter: Option<&Limiter>) -> Guidance {
+    match (class, limiter) {
+        (Class::NotALimit, _) => NOT_A_LIMIT,
+        (Class::SpendOrCredit, _) => SPEND,
+        (_, Some(limiter)) => of_limiter(kind, limiter),
+        (_, None) => of_kind(kind),
     }
 }
 

@@ -727,6 +727,23 @@ fn a_providers_refusal_with_few_marks_stays_the_providers() {
     }
 }
 
+/// Money is spent, whoever's it is: no wait brings it back.
+#[test]
+fn spent_money_gets_a_spend_move_whoever_says_it() {
+    for sample in [
+        r#"{"status":429,"request":{"host":"api.openai.com"},"body":"{\"error\":{\"message\":\"You exceeded your current quota, please check your plan and billing details.\",\"type\":\"insufficient_quota\",\"param\":null,\"code\":\"insufficient_quota\"}}"}"#,
+        r#"{"status":429,"body":"{\"error\":{\"message\":\"You exceeded your current quota\",\"type\":\"insufficient_quota\",\"code\":\"insufficient_quota\"}}"}"#,
+        r#"{"status":422,"body":"{\"error\":{\"message\":\"Budget has been exceeded! Key=bob Current cost: 0.1, Max budget: 0.1\",\"type\":\"budget_exceeded\"}}"}"#,
+        r#"{"status":402,"body":"{\"error\":{\"message\":\"Insufficient Balance\"}}"}"#,
+        r#"{"status":400,"body":"{\"error\":{\"code\":\"billing_hard_limit_reached\",\"message\":\"Billing hard limit has been reached\",\"type\":\"invalid_request_error\"}}"}"#,
+    ] {
+        let answer = asked(sample);
+        assert_eq!(answer.limiter.as_deref(), Some("spend"), "{sample}: {}", answer.rule);
+        assert!(answer.first_move.starts_with("Stop retrying"), "{sample}: {}", answer.first_move);
+        assert!(!answer.next_step.contains("etry one"), "{sample}: {}", answer.next_step);
+    }
+}
+
 /// The sentences by which providers speak of spent money come with statuses of other errors: they count
 /// where they are the message, and nowhere else in it.
 #[test]
