@@ -105,6 +105,7 @@ impl Forwarder {
         let mut tap = CallTap::begin(&self.meter, &target.in_flight, &target.route, &head);
         let from = head.version;
         let gate = gate(&head, target, &body);
+        let has_body = !body.is_end_stream();
         if let Err((status, text)) = upward(&mut head, uri, target, &body, wanted.as_ref()) {
             tap.finish(Outcome::UpstreamBroken);
             return own_response(tap.spoken(), status, text);
@@ -123,7 +124,9 @@ impl Forwarder {
         if let Some(line) = line.filter(|_| from == Version::HTTP_11) {
             relay_interim(&mut up, line, gate.clone());
         }
-        let exchange = exchange(target.upstream.send(up), line, &tap.request(), gate.as_deref()).await;
+        let request = tap.request();
+        let watched = has_body.then_some((&*request, gate.as_deref()));
+        let exchange = exchange(target.upstream.send(up), line, watched).await;
         let down = Down { line, gate, from, counts: &target.counts };
         match exchange {
             Ok((response, lease)) => answer(response, lease, tap, wanted, down),
@@ -154,10 +157,11 @@ struct Down<'c> {
 }
 
 /// What holds back a body that the caller only offers, until the upstream asks for it. An HTTP/2 upstream cannot be
-/// heard asking: hyper shows no interim responses of it.
+/// heard asking: hyper shows no interim responses of it. What is signed anew is needed whole before anybody is asked.
 fn gate(head: &http::request::Parts, target: &Target, body: &Incoming) -> Option<Arc<Gate>> {
     let offers = head.headers.get(header::EXPECT)?.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    let heard = head.version == Version::HTTP_11 && !target.upstream.is_http2();
+    let heard =
+        head.version == Version::HTTP_11 && !target.upstream.is_http2() && target.route.resign.is_none();
     (offers && heard && !body.is_end_stream()).then(Arc::default)
 }
 
@@ -208,12 +212,11 @@ fn relay_interim(up: &mut Request<RequestBody>, line: &Arc<Line>, gate: Option<A
     });
 }
 
-/// Waits for the upstream's response, and watches over the request while it goes up.
+/// Waits for the upstream's response, and watches over a request that has a body while that goes up.
 async fn exchange(
     sent: impl Future<Output = Result<(Response<Incoming>, Lease), UpstreamError>>,
     line: Option<&Arc<Line>>,
-    request: &RequestTap,
-    gate: Option<&Gate>,
+    watched: Option<(&RequestTap, Option<&Gate>)>,
 ) -> Result<(Response<Incoming>, Lease), Ended> {
     let Some(line) = line else { return sent.await.map_err(Ended::Upstream) };
     let mut sent = pin!(sent);
@@ -221,6 +224,7 @@ async fn exchange(
         line.wake_for_interim(cx);
         sent.as_mut().poll(cx)
     });
+    let Some((request, gate)) = watched else { return sent.await.map_err(Ended::Upstream) };
     tokio::select! {
         biased;
         sent = sent => sent.map_err(Ended::Upstream),
