@@ -16,7 +16,7 @@ pub mod stated;
 mod tenant;
 pub mod vertex;
 
-use crate::limit::Timestamp;
+use crate::limit::{Reading, Timestamp};
 use crate::observation::Limits;
 use http::{HeaderMap, HeaderValue};
 use std::time::Duration;
@@ -65,19 +65,9 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
         family.readings =
             openai.finish(server_time.unwrap_or(now), !signs.through_litellm(), &mut complaints, &mut signs);
     }
-    // Resets are on the server's clock: shift them to ours, so that skew never reads as time left.
-    for reading in &mut family.readings {
-        let shifted =
-            reading.resets.map(|reset| server_time.map_or(reset, |server| shift(reset, server, now)));
-        reading.resets = shifted.filter(|reset| reading.window.may_end_at(*reset, now));
-        complaints += u32::from(shifted.is_some() && reading.resets.is_none());
-    }
-    family.readings.retain(|reading| !reading.is_of_none());
+    complaints += tidy(&mut family.readings, server_time, now);
     let mut tenant = tenant.finish(now);
-    tenant.retain(|reading| !reading.is_of_none());
-    for reading in &mut tenant {
-        reading.resets = reading.resets.filter(|reset| reading.window.may_end_at(*reset, now));
-    }
+    complaints += tidy(&mut tenant, None, now);
     let request_id = signs.request_id(headers, &mut complaints);
     Limits {
         account: family.account,
@@ -99,6 +89,19 @@ pub fn read_head(status: u16, headers: &HeaderMap, now: Timestamp) -> Limits {
         usage,
         complaints,
     }
+}
+
+/// Puts resets from the server's clock, if they are on it, to ours, so that skew never reads as time left; takes out what is
+/// of no limit, and resets at which no window ends. How many of those there were.
+fn tidy(readings: &mut Vec<Reading>, server: Option<Timestamp>, now: Timestamp) -> u32 {
+    readings.retain(|reading| !reading.is_of_none());
+    let mut absurd = 0;
+    for reading in readings {
+        let told = reading.resets.map(|reset| server.map_or(reset, |server| shift(reset, server, now)));
+        reading.resets = told.filter(|reset| reading.window.may_end_at(*reset, now));
+        absurd += u32::from(told.is_some() && reading.resets.is_none());
+    }
+    absurd
 }
 
 /// A moment on the server's clock, on ours.

@@ -680,8 +680,7 @@ impl Book {
                 && alert.identity.scope == Scope::Account
         };
         let identities = alerts.iter_mut().filter(of_buckets).map(|alert| (alert.identity.clone(), None));
-        let mut shown: HashMap<Identity, Option<(Option<f64>, Option<Duration>)>, RandomState> =
-            identities.collect();
+        let mut shown: HashMap<Identity, Option<Danger>, RandomState> = identities.collect();
         for (key, entry) in &self.buckets {
             let Some(shown) = shown.get_mut(&key.identity) else { continue };
             let view = self.view(key, entry, now);
@@ -860,6 +859,9 @@ fn merge(first: &mut BucketView, later: &BucketView, same_account: bool) {
         first.limit = None;
     }
 }
+
+/// How much of a bucket is used, and when it is empty.
+type Danger = (Option<f64>, Option<Duration>);
 
 fn worst(a: Option<f64>, b: Option<f64>) -> Option<f64> {
     a.into_iter().chain(b).max_by(f64::total_cmp)

@@ -142,14 +142,12 @@ impl Incidents {
         let changed = record.changes(&attempt);
         let mut turns = Vec::new();
         let mut over = None;
-        if let Some(incident) = &mut record.open {
-            if incident.is_evidence(&attempt) {
-                if incident.is_comparable(&attempt) {
-                    incident.over = Some((attempt.at, Over::Passed));
-                    over = record.open.take();
-                } else if incident.eased.replace(attempt.at).is_none() {
-                    turns.push((Turn::Eased, incident.clone()));
-                }
+        if let Some(incident) = record.open.as_mut().filter(|incident| incident.is_evidence(&attempt)) {
+            if incident.is_comparable(&attempt) {
+                incident.over = Some((attempt.at, Over::Passed));
+                over = record.open.take();
+            } else if incident.eased.replace(attempt.at).is_none() {
+                turns.push((Turn::Eased, incident.clone()));
             }
         }
         // An open incident has its own copy of the one before it; this is for the next.

@@ -159,7 +159,7 @@ pub enum Measured {
     /// A total.
     Total(u64),
     /// A histogram.
-    Sizes(Sizes),
+    Sizes(Box<Sizes>),
 }
 
 /// A metric with its rows: attributes and what was measured.
@@ -218,7 +218,7 @@ impl Set {
     /// The rows of a metric.
     fn rows(&self, kind: &CallKind, what: What) -> Vec<(Labels, Measured)> {
         let labels = labels(kind);
-        let sizes = |of: &Sizes| Measured::Sizes(of.clone());
+        let sizes = |of: &Sizes| Measured::Sizes(Box::new(of.clone()));
         match what {
             What::Duration => vec![(labels, sizes(&self.duration))],
             What::TokenSizes => {

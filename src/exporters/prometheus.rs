@@ -103,7 +103,7 @@ impl Text {
 
     fn genai(&mut self, (metric, rows): &Exposed) {
         let sizes = rows.iter().find_map(|(_, measured)| match measured {
-            Measured::Sizes(sizes) => Some(sizes),
+            Measured::Sizes(sizes) => Some(&**sizes),
             Measured::Total(_) => None,
         });
         let name = self.head(metric.name, metric.unit, metric.what.is_counter(), sizes, metric.help);

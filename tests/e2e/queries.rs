@@ -42,8 +42,11 @@ impl Panel {
     }
 }
 
+/// A query, when it is asked, and the samples that it must give.
+type Asked<'a> = (&'a str, &'a str, &'a [(&'a str, f64)]);
+
 /// Evaluates queries on series at a moment: each with its samples (labels and value).
-async fn check(series: &[(&str, &str)], asked: &[(&str, &str, &[(&str, f64)])]) {
+async fn check(series: &[(&str, &str)], asked: &[Asked<'_>]) {
     let quoted = |text: &str| serde_json::to_string(text).unwrap();
     let mut test = "evaluation_interval: 15s\ntests:\n- interval: 15s\n  input_series:\n".to_owned();
     for (name, values) in series {
@@ -122,9 +125,9 @@ async fn what_polling_costs_a_day_is_what_it_costs() {
     let series: Vec<(String, &str)> =
         series.into_iter().map(|(s, v)| (s.replace("plimsoll_source_cost_USD_total", &name), v)).collect();
     let series: Vec<(&str, &str)> = series.iter().map(|(s, v)| (s.as_str(), *v)).collect();
-    let asked: Vec<(&str, &str, &[(&str, f64)])> = ["0s", "1m", "4m45s", "5m", "7m30s", "50m"]
+    let asked: Vec<Asked<'_>> = ["0s", "1m", "4m45s", "5m", "7m30s", "50m"]
         .into_iter()
-        .flat_map(|at| -> [(&str, &str, &[(&str, f64)]); 2] {
+        .flat_map(|at| -> [Asked<'_>; 2] {
             [
                 (&stat.query, at, &[("{}", 2.88 + 0.72)]),
                 (

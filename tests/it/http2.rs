@@ -237,6 +237,7 @@ async fn a_tls_listener_speaks_both_protocols_and_can_demand_a_certificate() {
     let route = format!("{{name: a, upstream: 'http://{}'}}", upstream.address);
     let open = Sidecar::start(&tls_listener(&certs, &route, false)).await;
     let client = |version: u8| {
+        #[allow(clippy::disallowed_methods)]
         let builder = reqwest::Client::builder().tls_certs_only([certs.ca()]);
         if version == 2 { builder.http2_prior_knowledge() } else { builder.http1_only() }
     };
