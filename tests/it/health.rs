@@ -1,6 +1,6 @@
 //! Health: answered whatever others do, and failed by nothing but threads that take up no work.
 
-use crate::support::{PATIENCE, Sidecar, wait_for};
+use crate::support::{Sidecar, wait_for};
 use arc_swap::ArcSwap;
 use plimsoll::admin::Admin;
 use plimsoll::config::Semconv;
@@ -12,6 +12,7 @@ use plimsoll::owner::Owners;
 use plimsoll::stop;
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -20,6 +21,13 @@ fn facts() -> Arc<Facts> {
     let owners = ArcSwap::from_pointee(Owners::new(Vec::new()));
     Arc::new(Facts { owners, stats: Arc::default(), genai: GenAi::new(Semconv::Off, None) })
 }
+
+async fn sidecar() -> Sidecar {
+    Sidecar::to(([127, 0, 0, 1], 9).into()).await
+}
+
+/// How long a probe may wait: less than a head may take (10 s), so that waiting for the silent ones to be cut is a failure.
+const PROBE: Duration = Duration::from_secs(8);
 
 /// As a probe asks: on a connection of its own.
 async fn probe(address: SocketAddr, path: &str) -> u16 {
@@ -31,7 +39,7 @@ async fn probe(address: SocketAddr, path: &str) -> u16 {
         stream.read_to_string(&mut answer).await.ok()?;
         answer.split(' ').nth(1)?.parse().ok()
     };
-    tokio::time::timeout(PATIENCE, asked).await.expect("a probe is answered").unwrap_or(0)
+    tokio::time::timeout(PROBE, asked).await.expect("a probe is answered").unwrap_or(0)
 }
 
 async fn both(address: SocketAddr) -> [u16; 2] {
@@ -40,7 +48,7 @@ async fn both(address: SocketAddr) -> [u16; 2] {
 
 #[tokio::test]
 async fn health_is_answered_whatever_others_do_on_its_port() {
-    let sidecar = Sidecar::start("metrics: {bind: '127.0.0.1:0'}\n").await;
+    let sidecar = sidecar().await;
     // Those that say nothing, those that say half of something, and those that ask and never read.
     for said in ["", "GET /-/healthy HTTP/1.1\r\nhost: x", "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"] {
         let mut held = Vec::new();
@@ -58,7 +66,7 @@ async fn health_is_answered_whatever_others_do_on_its_port() {
 /// Whoever is answered again and again keeps its connection while others say nothing.
 #[tokio::test]
 async fn silent_connections_make_room_before_those_that_ask() {
-    let sidecar = Sidecar::start("metrics: {bind: '127.0.0.1:0'}\n").await;
+    let sidecar = sidecar().await;
     let mut scraper = TcpStream::connect(sidecar.metrics).await.unwrap();
     let mut silent = Vec::new();
     for _ in 0..10 {
