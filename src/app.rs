@@ -5,10 +5,13 @@
 //! made refuses all of it. Then routes, owners and thresholds are swapped; connections, buckets and
 //! totals stay.
 
+mod apply;
+mod asking;
+pub mod last_good;
 pub mod reload;
 
 use crate::admin::Admin;
-use crate::admin::incidents::Desk;
+use crate::admin::incidents::{Desk, Desks};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dialects;
@@ -17,12 +20,12 @@ use crate::evidence::{Ids, Scrubber};
 use crate::exporters::catalogue::Facts;
 use crate::exporters::tap::Tap;
 use crate::exporters::{alertmanager, calls, otlp, record, spans};
+use crate::fingerprint;
 use crate::ledger::Ledger;
 use crate::observation::{Observation, Quotas};
 use crate::owner::Names;
 use crate::pollers::runner::{self, Schedule};
 use crate::pollers::status_page::{self, StatusPage};
-use crate::pollers::{asked, gateways};
 use crate::sources::intake::{self, Intake};
 use crate::sources::proxy::decode::DecoderBudget;
 use crate::sources::proxy::identify::Credentials;
@@ -33,6 +36,8 @@ use crate::sources::{self, Listening};
 use crate::stats::Stats;
 use crate::stop::{self, Stopper};
 use arc_swap::ArcSwap;
+use asking::Asking;
+use last_good::Keeper;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
@@ -55,6 +60,15 @@ pub struct Seams {
     pub record: Option<record::Recording>,
     /// A metrics port that is listening already, so that its address can stand in the configuration.
     pub admin: Option<Admin>,
+    /// Go on without a part that cannot be made as configured, if it is one that the traffic can do without.
+    pub lenient: bool,
+}
+
+impl Seams {
+    /// What is recorded is read back by its headers, those of successes too.
+    fn read_head(&self) -> ReadHead {
+        if self.record.is_some() { dialects::read_head_to_record } else { self.read_head }
+    }
 }
 
 impl Default for Seams {
@@ -65,6 +79,7 @@ impl Default for Seams {
             queue: task::QUEUE,
             record: None,
             admin: None,
+            lenient: false,
         }
     }
 }
@@ -105,6 +120,9 @@ pub enum AppError {
     /// A source cannot be read as configured.
     #[error("sources: {0}")]
     Source(String),
+    /// The admin port could not be listened on.
+    #[error(transparent)]
+    Control(#[from] crate::admin::control::BindError),
     /// An Alertmanager cannot be used as configured.
     #[error("{0}")]
     Alertmanager(String),
@@ -126,9 +144,12 @@ pub struct Running {
     intake: Intake,
     sources: Vec<JoinHandle<()>>,
     facts: Arc<Facts>,
-    desk: Desk,
+    desk: Desks,
+    tap: Tap,
+    scrubber: Arc<ArcSwap<Scrubber>>,
     status: Option<JoinHandle<()>>,
-    pollers: Vec<JoinHandle<()>>,
+    asking: Asking,
+    control: Option<apply::Port>,
     names: Names,
     shared: Shared,
     rules: watch::Sender<Rules>,
@@ -139,7 +160,9 @@ pub struct Running {
     calls: JoinHandle<()>,
     admin: JoinHandle<()>,
     otlp: Option<otlp::Pipeline>,
-    unswappable: String,
+    /// What is in force.
+    live: Config,
+    keeper: Keeper,
 }
 
 /// What every generation of the hop shares.
@@ -149,6 +172,18 @@ struct Shared {
     next_id: Arc<AtomicU64>,
     read_head: ReadHead,
     decoders: DecoderBudget,
+}
+
+impl Shared {
+    fn new(ledger: Arc<Ledger>, observations: mpsc::Sender<Observation>, read_head: ReadHead) -> Self {
+        Self {
+            ledger,
+            observations,
+            next_id: Arc::default(),
+            read_head,
+            decoders: DecoderBudget::new(DECODERS),
+        }
+    }
 }
 
 /// The tasks that push alerts, of one generation.
@@ -161,30 +196,18 @@ struct Pushers {
 ///
 /// # Errors
 /// If an address is taken, or a part cannot be made as configured. Nothing runs then.
-pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError> {
+pub async fn start(mut config: Config, mut seams: Seams) -> Result<Running, AppError> {
     let clock = Clock::system();
     let stats = Arc::new(Stats::default());
-    let (draining, drain) = stop::channel();
-    let (quit, quitting) = stop::channel();
+    let ((draining, drain), (quit, quitting)) = (stop::channel(), stop::channel());
     let (observations, incoming) = mpsc::channel(seams.queue);
     let (judged_tx, judged) = mpsc::channel(calls::QUEUE);
     let ledger = Arc::new(Ledger::new(config.max_totals));
-    let admin = match seams.admin.take() {
-        Some(admin) => admin,
-        None => bind_admin("metrics.bind", config.metrics).await?,
-    };
-    // What is recorded is read back by its headers, those of successes too.
-    let read_head = if seams.record.is_some() { dialects::read_head_to_record } else { seams.read_head };
-    let shared = Shared {
-        ledger: ledger.clone(),
-        observations,
-        next_id: Arc::default(),
-        read_head,
-        decoders: DecoderBudget::new(DECODERS),
-    };
+    let mut faults = Faults { lenient: seams.lenient, all: Vec::new() };
+    let admin = metrics_port(&config, seams.admin.take()).await?;
+    let shared = Shared::new(ledger.clone(), observations, seams.read_head());
     let meter = meter(&config, &shared, &stats, &clock);
-    let hops = hops(&config, &meter, Vec::new()).await?.commit(&meter)?;
-    drop(meter);
+    let hops = first_hops(&mut config, meter, &mut faults).await?;
     let (rules, rules_rx) = watch::channel(rules_of(&config));
     let (published, engine) = task::spawn(task::Parts {
         rules: rules_rx,
@@ -194,15 +217,13 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
         stats: stats.clone(),
         clock: clock.clone(),
     });
-    let (otlp, facts) = exports(&config, seams.env, &published, &stats)?;
-    let pushers = pushers(&config, &published, &stats, &clock)?;
-    let names = names(&config);
-    let pollers = pollers(&config, &shared, &stats, &clock, &names, &rules).await?;
+    let (otlp, facts) = exports(&config, seams.env, &published, &stats, &mut faults)?;
+    let pushers = first_pushers(&mut config, &published, &stats, &clock, &mut faults)?;
     let outside = outside(&config, &shared, &stats, &clock).await?;
-    let (desk, status) = desk(&config, &published, &facts, &clock)?;
-    let listeners = listeners(&config, otlp.as_ref(), &desk, seams.record)?;
-    note_reload(&stats, &clock);
-    Ok(Running {
+    let (tap, scrubber) = (Tap::default(), scrubber(&config));
+    let (desk, status) = desk(&config, &published, &facts, &tap, &scrubber, &clock)?;
+    let listeners = listeners(&config, otlp.as_ref(), &facts, &tap, &scrubber, seams.record)?;
+    let mut running = Running {
         metrics: admin.address,
         hops,
         listening: outside.listening,
@@ -211,10 +232,13 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
         calls: calls::spawn(judged, listeners),
         admin: admin.spawn(published.snapshots.clone(), facts.clone(), drain, quitting),
         facts,
-        desk,
+        desk: Desks::new(desk),
+        tap,
+        scrubber,
         status,
-        pollers,
-        names,
+        asking: Asking::default(),
+        control: None,
+        names: names(&config),
         shared,
         rules,
         published,
@@ -225,17 +249,81 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<Running, AppError
         engine,
         pushers,
         otlp,
-        unswappable: unswappable(&config),
-    })
+        live: config,
+        keeper: Keeper::default(),
+    };
+    running.begin(faults).await?;
+    Ok(running)
+}
+
+/// What could not be made as configured, and was left out.
+struct Faults {
+    lenient: bool,
+    all: Vec<String>,
+}
+
+impl Faults {
+    /// Goes on without a part that cannot be made, where that may be.
+    fn without<T>(&mut self, made: Result<T, AppError>) -> Result<Option<T>, AppError> {
+        match made {
+            Ok(made) => Ok(Some(made)),
+            Err(error) if self.lenient => {
+                self.all.push(error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The hops at the start. Where certificates or keys cannot be used, their listener does not open and their route
+/// answers so.
+async fn first_hops(
+    config: &mut Config,
+    meter: Arc<Meter>,
+    faults: &mut Faults,
+) -> Result<Vec<Hop>, AppError> {
+    let ready = match hops(config, &meter, Vec::new()).await {
+        Err(Refused { error: error @ StartError::Tls { .. }, .. }) if faults.lenient => {
+            tracing::debug!(%error, "looking for every one of the kind");
+            config.listeners.retain_mut(|listener| match proxy::without_faults(listener) {
+                Ok(problems) => {
+                    faults.all.extend(problems);
+                    true
+                }
+                Err(problem) => {
+                    faults.all.push(problem);
+                    false
+                }
+            });
+            hops(config, &meter, Vec::new()).await?
+        }
+        made => made?,
+    };
+    Ok(ready.commit(&meter)?)
+}
+
+fn first_pushers(
+    config: &mut Config,
+    published: &Published,
+    stats: &Arc<Stats>,
+    clock: &Clock,
+    faults: &mut Faults,
+) -> Result<Pushers, AppError> {
+    if let Some(pushers) = faults.without(pushers(config, published, stats, clock))? {
+        return Ok(pushers);
+    }
+    config.alerts.alertmanagers.clear();
+    pushers(config, published, stats, clock)
 }
 
 /// Writes every answer to a file, redacted as packets are.
 fn recorder(
     recording: record::Recording,
-    config: &Config,
+    scrubber: &Arc<ArcSwap<Scrubber>>,
     stats: &Arc<Stats>,
 ) -> Result<calls::Listener, AppError> {
-    record::listener(&recording, Scrubber::new(ids(config)), stats)
+    record::listener(&recording, scrubber.clone(), stats)
         .map_err(|source| AppError::Record { path: recording.path, source })
 }
 
@@ -246,9 +334,18 @@ fn names(config: &Config) -> Names {
     names
 }
 
+/// The key of hashes; one of this process where none is configured.
+fn fingerprint_key(config: &Config) -> &secrecy::SecretString {
+    config.fingerprint_key.as_deref().unwrap_or_else(|| fingerprint::of_process())
+}
+
+fn scrubber(config: &Config) -> Arc<ArcSwap<Scrubber>> {
+    Arc::new(ArcSwap::from_pointee(Scrubber::new(ids(config))))
+}
+
 /// How ids of accounts are shown.
 fn ids(config: &Config) -> Ids {
-    if config.evidence.hash_ids { Ids::hashed(config.fingerprint_key.as_ref()) } else { Ids::Kept }
+    if config.evidence.hash_ids { Ids::hashed(Some(fingerprint_key(config))) } else { Ids::Kept }
 }
 
 /// What incidents are answered from, and the task that reads the status page.
@@ -256,6 +353,8 @@ fn desk(
     config: &Config,
     published: &Published,
     facts: &Arc<Facts>,
+    tap: &Tap,
+    scrubber: &Arc<ArcSwap<Scrubber>>,
     clock: &Clock,
 ) -> Result<(Desk, Option<JoinHandle<()>>), AppError> {
     let evidence = &config.evidence;
@@ -273,11 +372,11 @@ fn desk(
         (status, task) = (Some(words), Some(poller));
     }
     let desk = Desk {
-        tap: Tap::default(),
+        tap: tap.clone(),
         snapshots: published.snapshots.clone(),
         facts: facts.clone(),
         external_url: config.external_url.clone(),
-        scrubber: Scrubber::new(ids(config)),
+        scrubber: scrubber.clone(),
         status,
         claude_status_file: evidence.claude_status_file.clone(),
     };
@@ -288,18 +387,25 @@ fn desk(
 fn listeners(
     config: &Config,
     otlp: Option<&otlp::Pipeline>,
-    desk: &Desk,
+    facts: &Facts,
+    tap: &Tap,
+    scrubber: &Arc<ArcSwap<Scrubber>>,
     record: Option<record::Recording>,
 ) -> Result<Vec<calls::Listener>, AppError> {
-    let facts = &desk.facts;
     let genai = facts.genai.clone();
-    let mut listeners: Vec<calls::Listener> =
-        vec![Box::new(move |call| genai.record(call)), desk.tap.listener()];
+    let mut listeners: Vec<calls::Listener> = vec![Box::new(move |call| genai.record(call)), tap.listener()];
     if let Some(tracers) = otlp.and_then(|pipeline| pipeline.tracers.as_ref()) {
         listeners.push(spans::listener(tracers, config.otlp.span_ratio));
     }
-    listeners.extend(record.map(|recording| recorder(recording, config, &facts.stats)).transpose()?);
+    listeners.extend(record.map(|recording| recorder(recording, scrubber, &facts.stats)).transpose()?);
     Ok(listeners)
+}
+
+async fn metrics_port(config: &Config, ready: Option<Admin>) -> Result<Admin, AppError> {
+    match ready {
+        Some(admin) => Ok(admin),
+        None => bind_admin("metrics.bind", config.metrics).await,
+    }
 }
 
 async fn bind_admin(what: &'static str, address: SocketAddr) -> Result<Admin, AppError> {
@@ -315,7 +421,7 @@ fn meter(config: &Config, shared: &Shared, stats: &Arc<Stats>, clock: &Clock) ->
         owners: config.owners.clone(),
         groups: config.model_groups.clone(),
         models: RwLock::default(),
-        credentials: Credentials::new(config.fingerprint_key.as_ref(), &config.credentials),
+        credentials: Credentials::new(Some(fingerprint_key(config)), &config.credentials),
         read_head: shared.read_head,
         next_id: shared.next_id.clone(),
         decoders: shared.decoders.clone(),
@@ -343,14 +449,7 @@ async fn outside(
         read_head: shared.read_head,
         next_id: shared.next_id.clone(),
     };
-    let (listening, mut tasks) = sources::spawn(&config.sources, &intake).await.map_err(AppError::Source)?;
-    let told = intake.clone();
-    let tell = move |source: &str, seen| {
-        told.teller(source).tell(seen);
-    };
-    let gateways = &config.pollers.gateways;
-    let gateways = gateways::spawn(gateways, stats, clock, &shared.observations, &tell);
-    tasks.extend(gateways.map_err(AppError::Poller)?);
+    let (listening, tasks) = sources::spawn(&config.sources, &intake).await.map_err(AppError::Source)?;
     Ok(Outside { intake, listening, tasks })
 }
 
@@ -364,8 +463,10 @@ fn exports(
     env: fn(&str) -> Option<String>,
     published: &Published,
     stats: &Arc<Stats>,
+    faults: &mut Faults,
 ) -> Result<(Option<otlp::Pipeline>, Arc<Facts>), AppError> {
-    let otlp = otlp::prepare(&config.otlp, &env)?.map(|ready| ready.start(stats));
+    let ready = faults.without(otlp::prepare(&config.otlp, &env).map_err(AppError::from))?;
+    let otlp = ready.flatten().map(|ready| ready.start(stats));
     let genai = otlp::Pipeline::genai(otlp.as_ref(), config.otlp.semconv);
     let owners = ArcSwap::from(config.owners.clone());
     let facts = Arc::new(Facts { owners, stats: stats.clone(), genai });
@@ -373,27 +474,6 @@ fn exports(
         pipeline.observe(published.snapshots.clone(), facts.clone());
     }
     Ok((otlp, facts))
-}
-
-/// Starts what asks quota APIs. Without any nothing is made and no connection opened.
-async fn pollers(
-    config: &Config,
-    shared: &Shared,
-    stats: &Stats,
-    clock: &Clock,
-    names: &Names,
-    rules: &watch::Sender<Rules>,
-) -> Result<Vec<JoinHandle<()>>, AppError> {
-    let (names, rules) = (names.clone(), rules.clone());
-    let named = move |told: &Quotas| {
-        // Who owns what may be another now: the engine looks again.
-        if !told.workspaces.is_empty() && names.replace(&told.workspaces) {
-            rules.send_modify(|_| {});
-        }
-    };
-    let all = asked::all(&config.pollers, stats, clock).await.map_err(AppError::Poller)?;
-    tell_configured(config, shared, clock).await;
-    Ok(asked::spawn(all, stats, clock, &shared.observations, &named))
 }
 
 /// Limits that the configuration states go the way of those that are polled.
@@ -413,23 +493,6 @@ fn rules_of(config: &Config) -> Rules {
         // Reports may be posted to the admin port without any configuration; the first one is found among the latest calls.
         reports: config.sources.is_any() || !config.pollers.gateways.is_empty(),
     }
-}
-
-/// Settings that are read at the start only, so that a reload can say when one has changed.
-fn unswappable(config: &Config) -> String {
-    format!(
-        "{} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:?}",
-        config.metrics,
-        config.admin.bind,
-        config.otlp,
-        config.evidence,
-        config.max_totals,
-        config.pollers,
-        config.sources.envoy_als,
-        config.sources.otlp,
-        config.sources.tails,
-        config.sources.state_dir
-    )
 }
 
 fn note_reload(stats: &Stats, clock: &Clock) {
@@ -544,7 +607,7 @@ impl Running {
     }
 
     /// What incidents are answered from.
-    pub fn desk(&self) -> Desk {
+    pub fn desk(&self) -> Desks {
         self.desk.clone()
     }
 
@@ -553,56 +616,13 @@ impl Running {
         Reports::new(&self.intake)
     }
 
-    /// Puts a new configuration in place, or none of it.
-    ///
-    /// # Errors
-    /// If a part cannot be made as configured; then everything runs on as it was.
-    pub async fn reload(&mut self, config: &Config) -> Result<(), AppError> {
-        let result = self.try_reload(config).await;
-        match &result {
-            Ok(()) => note_reload(&self.stats, &self.clock),
-            Err(_) => self.refuse_reload(),
-        }
-        result
-    }
-
-    /// Counts a configuration that could not even be read.
-    pub fn refuse_reload(&self) {
-        self.stats.reloads_refused.up();
-        self.stats.last_reload_refused.set(1);
-    }
-
-    async fn try_reload(&mut self, config: &Config) -> Result<(), AppError> {
-        config.owners.share(&self.names);
-        let pushers = pushers(config, &self.published, &self.stats, &self.clock)?;
-        let meter = meter(config, &self.shared, &self.stats, &self.clock);
-        match hops(config, &meter, std::mem::take(&mut self.hops)).await {
-            Ok(hops) => self.hops = hops.commit(&meter)?,
-            Err(refused) => {
-                self.hops = refused.running;
-                pushers.stopper.stop();
-                return Err(refused.error.into());
-            }
-        }
-        self.intake.rules.store(Arc::new(intake_rules(config)));
-        self.rules.send_replace(rules_of(config));
-        self.facts.owners.store(config.owners.clone());
-        tell_configured(config, &self.shared, &self.clock).await;
-        std::mem::replace(&mut self.pushers, pushers).stopper.stop();
-        if unswappable(config) != self.unswappable {
-            tracing::warn!(
-                "changes to metrics, admin, otlp, evidence, pollers, limits.totals or ports and logs of sources take effect at the next start"
-            );
-        }
-        Ok(())
-    }
-
     /// Stops taking connections, lets calls in flight end, sends the last exports, ends.
     pub async fn shutdown(self) {
         self.draining.stop();
-        for task in self.status.iter().chain(&self.pollers).chain(&self.sources) {
+        for task in self.status.iter().chain(&self.sources) {
             task.abort();
         }
+        drop(self.asking);
         let drains: Vec<_> = self.hops.into_iter().map(|hop| tokio::spawn(hop.drain())).collect();
         for drain in drains {
             log_panic("a hop", drain.await);
@@ -621,6 +641,7 @@ impl Running {
         for task in self.pushers.tasks.into_iter().chain([self.admin]) {
             settle("an exporter", task).await;
         }
+        drop(self.control);
     }
 }
 

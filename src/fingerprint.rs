@@ -2,6 +2,21 @@
 
 use aws_lc_rs::hmac;
 use secrecy::{ExposeSecret, SecretString};
+use std::sync::LazyLock;
+
+static OF_PROCESS: LazyLock<SecretString> = LazyLock::new(|| {
+    let mut random = [0; 32];
+    if aws_lc_rs::rand::fill(&mut random).is_err() {
+        tracing::warn!("no randomness for the credential hash");
+    }
+    random.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+});
+
+/// A random key, the same for as long as the process lives: with another one after a reload every credential would
+/// look like another.
+pub fn of_process() -> &'static SecretString {
+    &OF_PROCESS
+}
 
 /// The configured key, or a random one of this process.
 pub fn key(configured: Option<&SecretString>) -> hmac::Key {

@@ -27,6 +27,7 @@ pub mod demo;
 pub mod diff;
 pub mod engine;
 pub mod exporters;
+mod files;
 pub mod fingerprint;
 pub mod grpc_server;
 pub mod http_server;

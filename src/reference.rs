@@ -18,7 +18,7 @@ pub fn config() -> String {
          `plimsoll check` finds mistakes before they run, `plimsoll schema` prints the JSON Schema.\n\
          [plimsoll.example.yaml](plimsoll.example.yaml) is an example to copy from.\n\n\
          A new configuration is taken on SIGHUP, when the file changes, and on `POST /-/reload` of the\n\
-         admin port: whole, or not at all. What is marked \"at start\" waits for the next start.\n\n\
+         admin port: whole, or not at all. [operations.md](operations.md#reload) lists what waits for the next start.\n\n\
          | key | type | what it is |\n|---|---|---|\n",
     );
     rows(&schema, &schema, "", &mut out);

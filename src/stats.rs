@@ -88,6 +88,11 @@ impl Sources {
         sources.entry(name.into()).or_default().clone()
     }
 
+    /// A source that is asked no longer.
+    pub fn forget(&self, name: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
     /// Every source.
     pub fn all(&self) -> Vec<(Arc<str>, Arc<Polls>)> {
         let sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -171,6 +176,22 @@ impl Routes {
     }
 }
 
+/// Names of settings that wait for the next start.
+#[derive(Debug, Default)]
+pub struct Waiting(Mutex<Vec<&'static str>>);
+
+impl Waiting {
+    /// These wait, and no others.
+    pub fn set(&self, settings: Vec<&'static str>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
+    /// Those that wait.
+    pub fn get(&self) -> Vec<&'static str> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Everything that Plimsoll counts about itself.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -197,6 +218,8 @@ pub struct Stats {
     pub last_reload_at: Count,
     /// What routes did to requests beside passing them on.
     pub routes: Routes,
+    /// Settings that changed and wait for the next start.
+    pub restart: Waiting,
     /// What is polled.
     pub sources: Sources,
     /// What is told by sources outside of the path.

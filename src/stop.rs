@@ -17,6 +17,11 @@ pub fn channel() -> (Stopper, Stop) {
 }
 
 impl Stopper {
+    /// One more that waits for it.
+    pub fn stop_of(&self) -> Stop {
+        Stop(self.0.subscribe())
+    }
+
     /// Says so.
     pub fn stop(&self) {
         self.0.send_replace(true);

@@ -6,11 +6,12 @@
 //! rebinding). A browser may also post to it without being asked: so nothing that a page sends (`origin`) changes
 //! anything here, and a report must say that it is JSON, which a page can say only after it was allowed to.
 
-use super::incidents::Desk;
+use super::incidents::{Desk, Desks};
 use super::page;
 use super::plain;
-use crate::config;
+use crate::config::{self, Secret};
 use crate::http_server::{self as server, Bounds};
+use arc_swap::ArcSwap;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -18,15 +19,15 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-/// The answer to a request to reload: what was wrong, if anything.
-pub type Answer = Result<(), String>;
+/// The answer to a request to reload: settings that wait for the next start, or what was wrong.
+pub type Answer = Result<Vec<&'static str>, String>;
 
 /// Asks for a reload.
 #[derive(Clone, Debug)]
@@ -86,12 +87,45 @@ pub struct BindError {
 
 struct Site {
     reload: Option<Requests>,
-    desk: Option<Desk>,
+    desk: Option<Desks>,
     take: Option<Take>,
-    token: Option<SecretString>,
-    hosts: Vec<String>,
+    access: Access,
+    /// The address itself.
+    own: String,
     reading: Semaphore,
 }
+
+/// Who may call, which a reload may change; clones are the same.
+#[derive(Clone, Debug)]
+pub struct Access(Arc<ArcSwap<Allowed>>);
+
+#[derive(Debug)]
+struct Allowed {
+    token: Option<Secret>,
+    hosts: Vec<String>,
+}
+
+impl Access {
+    /// As the configuration says.
+    pub fn of(admin: &config::Admin) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(Allowed::of(admin))))
+    }
+
+    /// From now on as this configuration says.
+    pub fn replace(&self, admin: &config::Admin) {
+        self.0.store(Arc::new(Allowed::of(admin)));
+    }
+}
+
+impl Allowed {
+    fn of(admin: &config::Admin) -> Self {
+        let hosts = admin.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        Self { token: admin.token.clone(), hosts }
+    }
+}
+
+/// Names of this machine by which it is called.
+const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
 impl Control {
     /// Listens. Without `reload` there is no file to reload, without `desk` no incident to show, without `take` nothing to
@@ -102,21 +136,24 @@ impl Control {
     pub async fn bind(
         admin: config::Admin,
         reload: Option<Requests>,
-        desk: Option<Desk>,
+        desk: Option<Desks>,
         take: Option<Take>,
     ) -> Result<Self, BindError> {
         let failed = |source| BindError { address: admin.bind, source };
         let listener = TcpListener::bind(admin.bind).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let mut hosts: Vec<String> = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).to_vec();
-        hosts.push(match address.ip() {
+        let own = match address.ip() {
             IpAddr::V4(ip) => ip.to_string(),
             IpAddr::V6(ip) => format!("[{ip}]"),
-        });
-        hosts.extend(admin.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()));
-        let reading = Semaphore::new(AT_ONCE);
-        let site = Arc::new(Site { reload, desk, take, token: admin.token, hosts, reading });
+        };
+        let (access, reading) = (Access::of(&admin), Semaphore::new(AT_ONCE));
+        let site = Arc::new(Site { reload, desk, take, access, own, reading });
         Ok(Self { address, listener, site })
+    }
+
+    /// Who may call.
+    pub fn access(&self) -> Access {
+        self.site.access.clone()
     }
 
     /// Serves until dropped.
@@ -135,7 +172,7 @@ impl Site {
     async fn serve(&self, request: Request<Incoming>) -> Response<Either<Full<Bytes>, page::Events>> {
         let path = request.uri().path();
         let goes_on = request.method() == Method::GET && matches!(path, "/events" | "/v1/tap");
-        if let (true, None, Some(desk)) = (goes_on, self.refused(request.headers()), &self.desk) {
+        if let (true, None, Some(desk)) = (goes_on, self.refused(request.headers()), self.desk()) {
             let stream = match path {
                 "/events" => page::events(desk.snapshots.clone()),
                 _ => page::tap(&desk.tap),
@@ -179,8 +216,8 @@ impl Site {
             (&Method::POST, "/-/reload") => self.reload().await,
             (_, "/-/reload") => plain(StatusCode::METHOD_NOT_ALLOWED, "POST it.\n"),
             (&Method::GET, path) if path.starts_with("/v1/") => self.shown(path, request.uri()).await,
-            (&Method::GET | &Method::HEAD, path) => match &self.desk {
-                Some(desk) => page::page(path, request.headers(), desk).await,
+            (&Method::GET | &Method::HEAD, path) => match self.desk() {
+                Some(desk) => page::page(path, request.headers(), &desk).await,
                 None => None,
             }
             .unwrap_or_else(|| plain(StatusCode::NOT_FOUND, HERE)),
@@ -189,7 +226,7 @@ impl Site {
     }
 
     async fn shown(&self, path: &str, uri: &Uri) -> Response<Full<Bytes>> {
-        match (path, &self.desk) {
+        match (path, self.desk()) {
             ("/v1/state", Some(desk)) => desk.state(),
             ("/v1/incidents", Some(desk)) => desk.list(),
             ("/v1/evidence", Some(desk)) => desk.evidence(uri).await,
@@ -245,7 +282,11 @@ impl Site {
             return plain(StatusCode::CONFLICT, "Started without a configuration file: nothing to reload.\n");
         };
         match reload.reload().await {
-            Ok(()) => plain(StatusCode::OK, "Reloaded.\n"),
+            Ok(waiting) if waiting.is_empty() => plain(StatusCode::OK, "Reloaded.\n"),
+            Ok(waiting) => {
+                let text = format!("Reloaded; these wait for the next start: {}.\n", waiting.join(", "));
+                plain(StatusCode::OK, &text)
+            }
             Err(problem) => {
                 let text = format!("Refused; the configuration before stays in place.\n{problem}\n");
                 plain(StatusCode::UNPROCESSABLE_ENTITY, &text)
@@ -253,14 +294,22 @@ impl Site {
         }
     }
 
+    fn desk(&self) -> Option<Arc<Desk>> {
+        self.desk.as_ref().map(Desks::now)
+    }
+
     fn names_us(&self, headers: &HeaderMap) -> bool {
         let host = headers.get(header::HOST).and_then(|v| v.to_str().ok());
         let uri: Option<Uri> = host.and_then(|host| host.parse().ok());
-        uri.as_ref().and_then(Uri::host).is_some_and(|host| self.hosts.contains(&host.to_ascii_lowercase()))
+        let host = uri.as_ref().and_then(Uri::host).map(str::to_ascii_lowercase);
+        host.is_some_and(|host| {
+            LOCAL.contains(&host.as_str()) || host == self.own || self.access.0.load().hosts.contains(&host)
+        })
     }
 
     fn may(&self, headers: &HeaderMap) -> bool {
-        let Some(token) = &self.token else { return true };
+        let allowed = self.access.0.load();
+        let Some(token) = &allowed.token else { return true };
         let Some(shown) = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes) else { return false };
         let Some((scheme, shown)) = shown.split_at_checked(6) else { return false };
         // The names of schemes have no case (RFC 9110, 11.1).
@@ -278,9 +327,11 @@ mod tests {
     use super::*;
 
     fn site(token: Option<&str>) -> Site {
-        let hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let (token, reading) = (token.map(SecretString::from), Semaphore::new(AT_ONCE));
-        Site { reload: None, desk: None, take: None, token, hosts, reading }
+        let bind = ([127, 0, 0, 1], 9430).into();
+        let token = token.map(Secret::from);
+        let access = Access::of(&config::Admin { bind, token, allowed_hosts: Vec::new() });
+        let (own, reading) = ("127.0.0.1".to_owned(), Semaphore::new(AT_ONCE));
+        Site { reload: None, desk: None, take: None, access, own, reading }
     }
 
     async fn status(site: &Site, host: &str, token: Option<&str>) -> u16 {

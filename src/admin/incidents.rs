@@ -8,6 +8,7 @@ use crate::exporters::catalogue::Facts;
 use crate::exporters::tap::Tap;
 use crate::limit::Timestamp;
 use crate::pollers::status_page::Words;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, Uri, header};
 use http_body_util::Full;
@@ -21,6 +22,27 @@ use tokio::sync::watch;
 /// Most of the file with `claude auth status` that is read.
 const MAX_STATUS: u64 = 8 * 1024;
 
+/// The desk, which a reload may put in place anew; clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Desks(Arc<ArcSwap<Desk>>);
+
+impl Desks {
+    /// This desk, until there is another.
+    pub fn new(desk: Desk) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(desk)))
+    }
+
+    /// Puts another in its place.
+    pub fn replace(&self, desk: Desk) {
+        self.0.store(Arc::new(desk));
+    }
+
+    /// The one that is in place.
+    pub fn now(&self) -> Arc<Desk> {
+        self.0.load_full()
+    }
+}
+
 /// What incidents are answered from.
 #[derive(Clone, Debug)]
 pub struct Desk {
@@ -33,7 +55,7 @@ pub struct Desk {
     /// Where people reach this sidecar.
     pub external_url: Option<String>,
     /// Takes out what must not be shown.
-    pub scrubber: Scrubber,
+    pub scrubber: Arc<ArcSwap<Scrubber>>,
     /// What the status page says, where it is read.
     pub status: Option<watch::Receiver<Words>>,
     /// What `claude auth status` printed, where somebody keeps it.
@@ -93,7 +115,7 @@ impl Desk {
         let context = Context {
             owners: &owners,
             external_url: self.external_url.as_deref(),
-            scrubber: &self.scrubber,
+            scrubber: &self.scrubber.load(),
             status,
         };
         packet(incident, &context)

@@ -57,6 +57,9 @@ pub struct State {
     pub in_flight: BTreeMap<String, u64>,
     /// The newest configuration was refused, and the one before stays in force.
     pub config_refused: bool,
+    /// Settings that changed and wait for the next start.
+    #[serde(default)]
+    pub needs_restart: Vec<String>,
 }
 
 /// An alert that is up.
@@ -193,6 +196,7 @@ impl State {
             sources: sources(snapshot, facts),
             in_flight: snapshot.in_flight.iter().map(|(route, n)| (route.as_str().to_owned(), *n)).collect(),
             config_refused: facts.stats.last_reload_refused.get() == 1,
+            needs_restart: facts.stats.restart.get().into_iter().map(str::to_owned).collect(),
         }
     }
 }

@@ -12,6 +12,7 @@
 use super::Running;
 use crate::admin::control::{Answer, Requests};
 use crate::config::Config;
+use crate::files;
 use notify::{RecursiveMode, Watcher};
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -128,7 +129,7 @@ impl Reloader {
             }
         };
         match &answer {
-            Ok(()) => tracing::info!(file = %self.path.display(), "configuration reloaded"),
+            Ok(_) => tracing::info!(file = %self.path.display(), "configuration reloaded"),
             Err(problem) => {
                 tracing::error!(file = %self.path.display(), problem, "configuration refused; the one before stays");
             }
@@ -146,12 +147,12 @@ impl Reloader {
 
     /// Watches what the configuration names, and reads all of it.
     fn look(&mut self) -> Look {
-        let text = std::fs::read_to_string(&self.path);
+        let text = files::read_text(&self.path, files::CONFIG);
         let mut files = named_files(text.as_deref().unwrap_or_default());
         let mut content = DefaultHasher::new();
         text.as_deref().unwrap_or_default().hash(&mut content);
         for file in &files {
-            std::fs::read(file).unwrap_or_default().hash(&mut content);
+            files::read(file, files::CERTIFICATES).unwrap_or_default().hash(&mut content);
         }
         files.push(self.path.clone());
         self.watch(&files);

@@ -58,7 +58,7 @@ impl Admin {
         let given = std::env::var(TOKEN).ok().filter(|token| !token.is_empty()).map(SecretString::from);
         Self {
             base: base.unwrap_or_else(|| format!("http://{}", config.admin.bind)),
-            token: given.or_else(|| config.admin.token.clone()),
+            token: given.or_else(|| config.admin.token.as_deref().cloned()),
         }
     }
 

@@ -1,6 +1,6 @@
 //! `plimsoll check`: finds mistakes before they run, and says what the configuration means.
 
-use super::{ConfigArg, LogFormat, load, print, runtime, say, start_logging};
+use super::{ConfigArg, EX_CONFIG, LogFormat, load, print, runtime, say, start_logging};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dialects::places;
@@ -15,6 +15,7 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit code 78 if the configuration cannot be used; every problem is named with line and column.
+With --strict, also if something in it can have no effect.
 With --ask, exit code 1 if a quota API does not answer; a permission that is missing is named."
 )]
 pub(super) struct Args {
@@ -23,12 +24,19 @@ pub(super) struct Args {
     /// Ask each quota API once, to prove credentials and permissions. It may cost a fraction of a cent.
     #[arg(long)]
     ask: bool,
+    /// Fail on a warning too: an owner that nothing can match, say.
+    #[arg(long)]
+    strict: bool,
 }
 
 pub(super) fn main(args: &Args) -> ExitCode {
     match load(args.config.config.as_deref()) {
         Ok(config) => {
             print(summary(&config).trim_end());
+            if args.strict && !warnings(&config).is_empty() {
+                say("--strict: there are warnings");
+                return ExitCode::from(EX_CONFIG);
+            }
             if !args.ask {
                 return ExitCode::SUCCESS;
             }
@@ -124,7 +132,7 @@ fn told(config: &Config) -> Vec<String> {
     }));
     if sources.state_dir.is_none() && sources.tails.iter().any(|tail| tail.path.is_some() && !tail.from_start)
     {
-        all.push("note: without `sources.state_dir` a restart begins at the end of each log.".to_owned());
+        all.push("note: without `state_dir` a restart begins at the end of each log.".to_owned());
     }
     all
 }
@@ -146,8 +154,8 @@ fn polled(config: &Config) -> Vec<String> {
     all
 }
 
-/// Owners that can never be found, or that will be shown as one where they are several.
-fn owner_notes(config: &Config) -> Vec<String> {
+/// Owners that can never be found.
+fn warnings(config: &Config) -> Vec<String> {
     let sources = &config.sources;
     let hop = config.routes().map(|route| route.name.as_str());
     let told = sources.places.rules.iter().map(|rule| rule.place.route.as_str());
@@ -156,16 +164,25 @@ fn owner_notes(config: &Config) -> Vec<String> {
     let tails = sources.tails.iter().map(|tail| &*tail.name);
     let routes: Vec<&str> = hop.chain(told).chain(gateways).chain(tails).collect();
     let unplaced = ["report", "otlp", "envoy_als"];
-    let mut notes = Vec::new();
+    let mut warnings = Vec::new();
     for owner in config.owners.iter() {
         let found = |name: &&str| owner.routes.iter().any(|pattern| pattern.matches(name));
         if !owner.routes.is_empty() && !routes.iter().chain(&unplaced).any(found) {
-            notes.push(format!(
-                "owner {} matches no route of this configuration; there are: {}",
+            warnings.push(format!(
+                "owner {} matches no route of this configuration, so it is never called; name one of these under \
+                 `match.routes`: {}",
                 owner.id,
                 routes.join(", ")
             ));
         }
+    }
+    warnings
+}
+
+/// Owners that will be shown as one where they are several.
+fn owner_notes(config: &Config) -> Vec<String> {
+    let mut notes = Vec::new();
+    for owner in config.owners.iter() {
         let clouds = !config.pollers.aws.is_empty()
             || !config.pollers.google.is_empty()
             || config.pollers.limits.is_some();
@@ -221,6 +238,9 @@ fn summary(config: &Config) -> String {
             route.name
         ));
     }
+    for warning in warnings(config) {
+        line(format!("  warning: {warning}"));
+    }
     for note in owner_notes(config) {
         line(format!("  note: {note}"));
     }
@@ -244,7 +264,7 @@ mod tests {
             |routes: &str| said(&format!("owners: [{{name: search, match: {{routes: [{routes}]}}}}]\n"));
         assert!(
             said_of("nonexistent")
-                .contains("owner search matches no route of this configuration; there are: anthropic")
+                .contains("owner search matches no route of this configuration, so it is never called; name one of these under `match.routes`: anthropic")
         );
         for there in ["anthropic", "anth*", "report"] {
             assert!(!said_of(there).contains("matches no route"), "{there}");

@@ -23,6 +23,7 @@ mod tap;
 mod top;
 
 use crate::config::Config;
+use crate::files;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::any::Any;
 use std::io::IsTerminal;
@@ -136,16 +137,23 @@ fn panic_line(place: Option<&Location<'_>>, payload: &(dyn Any + Send)) -> Strin
 /// Reads and checks the configuration, or the defaults where no file is named.
 fn load(path: Option<&Path>) -> Result<Config, ExitCode> {
     let Some(path) = path else { return Ok(Config::defaults()) };
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        say(&format!("{}: cannot be read: {error}", path.display()));
-        ExitCode::from(EX_CONFIG)
-    })?;
-    Config::parse(&text, &|name| std::env::var(name).ok()).map_err(|invalid| {
-        for problem in &invalid.0 {
-            say(&format!("{}: {problem}", path.display()));
-        }
-        ExitCode::from(EX_CONFIG)
-    })
+    let config = partly(path);
+    if config.unread.is_empty() {
+        return Ok(config);
+    }
+    for problem in &config.unread {
+        say(&format!("{}: {problem}", path.display()));
+    }
+    Err(ExitCode::from(EX_CONFIG))
+}
+
+/// Reads what is whole of the configuration; what is wrong is in `unread`.
+fn partly(path: &Path) -> Config {
+    let name = path.display().to_string();
+    match files::read_once(path, files::CONFIG) {
+        Ok(text) => Config::partly(&text, &|name| std::env::var(name).ok(), &name),
+        Err(error) => Config::unreadable(&error.to_string(), &name),
+    }
 }
 
 /// Starts logging, to standard error, through a queue that drops lines when nobody reads: a stalled
@@ -216,7 +224,7 @@ fn write_line(out: &mut impl std::io::Write, text: &str) {
 /// The flag that names the configuration file.
 #[derive(Debug, clap::Args)]
 struct ConfigArg {
-    /// Configuration file (YAML). Without one the defaults run.
+    /// Configuration file (YAML), or `-` for standard input. Without one the defaults run.
     #[arg(long, short, env = "PLIMSOLL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }

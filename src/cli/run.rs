@@ -1,15 +1,13 @@
 //! `plimsoll run`: the sidecar, until it is told to stop.
 
 use super::{ConfigArg, LogFormat, load, runtime, say, start_logging};
-use crate::admin::control::{Control, Requests};
+use crate::admin::control::Requests;
 use crate::app::reload::Reloader;
-use crate::app::{self, Running, Seams};
+use crate::app::{self, Running, Seams, last_good};
 use crate::config::Config;
 use crate::exporters::record::Recording;
-use bytes::Bytes;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Flags of `run`.
@@ -18,12 +16,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
     after_help = "Without a configuration: the hop on http://127.0.0.1:8429 to https://api.anthropic.com,
 metrics, health and runbooks on http://127.0.0.1:9429, the admin port on http://127.0.0.1:9430.
 
+A configuration that cannot be used keeps no workload from starting: the last good one runs, where `state_dir` keeps
+one, else what of the file is whole; a route that is not answers 503. With --strict it ends with exit code 78.
+
 SIGTERM and SIGINT drain; a second one ends at once. SIGHUP, a change of the file, and
 POST /-/reload on the admin port put a new configuration in place, or none of it."
 )]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigArg,
+    /// End with exit code 78 if the configuration cannot be used, and with 1 if a part cannot be made as it says.
+    #[arg(long)]
+    strict: bool,
     /// How log lines are written.
     #[arg(long, value_enum, default_value = "text", env = "PLIMSOLL_LOG_FORMAT")]
     log_format: LogFormat,
@@ -37,24 +41,64 @@ pub(super) struct Args {
 
 pub(super) fn main(args: &Args) -> ExitCode {
     let path = args.config.config.as_deref();
-    let config = match load(path) {
-        Ok(config) => config,
-        Err(code) => return code,
+    let (config, instead) = match path {
+        Some(path) if !args.strict => usable(path),
+        _ => match load(path) {
+            Ok(config) => (config, None),
+            Err(code) => return code,
+        },
     };
+    // Standard input cannot be read again.
+    let path = path.filter(|path| *path != Path::new("-"));
     let recording = args
         .record
         .clone()
         .map(|path| Recording { path, max_bytes: args.record_max_mb.saturating_mul(1 << 20) });
     let _log = start_logging(args.log_format, "info");
+    if let Some(instead) = instead {
+        tracing::error!("{instead}");
+    }
+    let seams = Seams { record: recording, lenient: !args.strict, ..Seams::default() };
     match runtime() {
         Ok(runtime) => {
-            let code = runtime.block_on(run(config, path, recording));
+            let code = runtime.block_on(run(config, path, seams));
             // Tasks that a dead peer holds up must not hold up the end.
             runtime.shutdown_background();
             code
         }
         Err(code) => code,
     }
+}
+
+/// Problems that one log line names.
+const NAMED: usize = 8;
+
+/// A configuration that can run: the file's, or the last good one, or what of the file is whole. With what is to be
+/// said of it, if it is not the file's.
+fn usable(path: &Path) -> (Config, Option<String>) {
+    let config = super::partly(path);
+    if config.unread.is_empty() {
+        return (config, None);
+    }
+    let named: Vec<String> = config.unread.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = match config.unread.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!("; {more} more, see `plimsoll check`"),
+    };
+    let kept = config.state_dir.as_deref().and_then(|dir| Some((dir, last_good::read(dir).ok()?)));
+    let last = kept
+        .and_then(|(dir, text)| Some((dir, Config::parse(&text, &|name| std::env::var(name).ok()).ok()?)));
+    let runs = match &last {
+        Some((dir, _)) => format!("the last good one runs, {}", last_good::path(dir).display()),
+        None => "only what of it is whole runs, and a route that is not answers 503".to_owned(),
+    };
+    let said =
+        format!("{}: the configuration cannot be used; {runs}: {}{more}", path.display(), named.join("; "));
+    let config = match last {
+        Some((_, last)) => Config { unread: config.unread, ..last },
+        None => config,
+    };
+    (config, Some(said))
 }
 
 struct Signals {
@@ -81,7 +125,7 @@ impl Signals {
     }
 }
 
-async fn run(config: Config, path: Option<&Path>, record: Option<Recording>) -> ExitCode {
+async fn run(config: Config, path: Option<&Path>, seams: Seams) -> ExitCode {
     let failed = |what: &dyn std::fmt::Display| {
         say(&what.to_string());
         ExitCode::FAILURE
@@ -90,8 +134,8 @@ async fn run(config: Config, path: Option<&Path>, record: Option<Recording>) -> 
         Ok(signals) => signals,
         Err(error) => return failed(&format!("signals cannot be received: {error}")),
     };
-    let (admin, routes) = (config.admin.clone(), routes(&config));
-    let mut running = match app::start(config, Seams { record, ..Seams::default() }).await {
+    let routes = routes(&config);
+    let mut running = match app::start(config, seams).await {
         Ok(running) => running,
         Err(error) => return failed(&error),
     };
@@ -102,33 +146,28 @@ async fn run(config: Config, path: Option<&Path>, record: Option<Recording>) -> 
         }
         None => (None, None),
     };
-    let reports = running.reports();
-    let take = Arc::new(move |body: &Bytes| reports.answer(body));
-    let control = match Control::bind(admin, requests.clone(), Some(running.desk()), Some(take)).await {
+    let control = match running.open_control(requests.clone()).await {
         Ok(control) => control,
         Err(error) => return failed(&error),
     };
-    announce(&running, control.address, &routes);
-    let control = tokio::spawn(control.serve());
+    announce(&running, control, &routes);
     serve(&mut running, &mut reloader, requests, &mut signals).await;
     tracing::info!("draining");
     drop(reloader);
-    let code = tokio::select! {
+    tokio::select! {
         () = running.shutdown() => {
             tracing::info!("stopped");
             ExitCode::SUCCESS
         }
         () = signals.stop() => ExitCode::FAILURE,
-    };
-    control.abort();
-    code
+    }
 }
 
 fn routes(config: &Config) -> Vec<String> {
     config.routes().map(|r| format!("{} -> {}", r.name, r.upstream)).collect()
 }
 
-fn announce(running: &Running, control: std::net::SocketAddr, routes: &[String]) {
+fn announce(running: &Running, control: Option<std::net::SocketAddr>, routes: &[String]) {
     for address in running.hops() {
         tracing::info!(%address, "hop listens");
     }
@@ -136,7 +175,10 @@ fn announce(running: &Running, control: std::net::SocketAddr, routes: &[String])
         tracing::info!(%address, "{what} is received");
     }
     tracing::info!(address = %running.metrics, "metrics, health and runbooks");
-    tracing::info!(address = %control, "admin port");
+    match control {
+        Some(address) => tracing::info!(%address, "admin port"),
+        None => tracing::warn!("the admin port does not open: what guards it cannot be read"),
+    }
     tracing::info!(?routes, "ready");
 }
 

@@ -1,17 +1,21 @@
 //! From what was written to what is meant. All rules across fields stand here; each message names
 //! the fix, and all problems are reported at once.
 
-use super::problem::{Invalid, Problem, suggestion};
+use super::lenient::Reading;
+use super::own;
+use super::partial::{Made, within};
+use super::problem::{Problem, suggestion};
+use super::secret::Secret;
 use super::{
-    Admin, Alertmanager, Alerts, Config, Evidence, Listener, Otlp, OtlpProtocol, ProviderHost, Resign, Route,
-    Semconv, ServerTls, wire,
+    Admin, Alertmanager, Alerts, Config, Evidence, Otlp, OtlpProtocol, ProviderHost, Resign, Route, Semconv,
+    ServerTls, wire,
 };
 use crate::engine::{BookLimits, Thresholds};
+use crate::files;
 use crate::limit::Knobs;
 use crate::owner::{OwnerRule, Owners, Pattern};
 use crate::route::{ModelGroups, OwnerId, OwnerKind, RouteName, Surface, UNNAMED};
 use http::Uri;
-use secrecy::SecretString;
 use serde_saphyr::Spanned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-const HOP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8429);
+pub(super) const HOP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8429);
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9429);
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9430);
 /// How often a status page is read while an incident is open.
@@ -31,7 +35,7 @@ const MAX_ROWS: usize = 1_900;
 const MAX_URL: usize = 1_024;
 /// Two that cannot both be listened on: the port is one, and the address too, or one stands for all of them. `::` stands
 /// for those of IPv4 as well.
-fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+pub(super) fn clash(a: SocketAddr, b: SocketAddr) -> bool {
     let all = |one: SocketAddr, of: SocketAddr| one.ip().is_unspecified() && (one.is_ipv6() || of.is_ipv4());
     a.port() == b.port() && (a.ip() == b.ip() || all(a, b) || all(b, a))
 }
@@ -46,22 +50,40 @@ type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 pub(super) struct Checker<'a> {
     pub(super) problems: Vec<Problem>,
+    /// What the text gave.
+    pub(super) reading: Reading,
+    /// What the file is called.
+    pub(super) name: &'a str,
     env: Env<'a>,
     /// Addresses that are listened on, with what does.
-    binds: BTreeMap<SocketAddr, String>,
+    pub(super) binds: BTreeMap<SocketAddr, String>,
+    /// Upstreams of routes, with their places.
+    upstreams: Vec<(Spanned<String>, String, Uri)>,
 }
 
-pub(super) fn check(file: wire::File, env: Env<'_>) -> Result<Config, Invalid> {
-    let mut checker = Checker { problems: Vec::new(), env, binds: BTreeMap::new() };
-    let config = checker.config(file);
+/// What is read, checked. What is wrong is in `unread`, and none of it in force.
+pub(super) fn check(mut reading: Reading, env: Env<'_>, name: &str) -> Config {
+    let file = std::mem::take(&mut reading.file);
+    let problems = std::mem::take(&mut reading.problems);
+    let (binds, upstreams) = (BTreeMap::new(), Vec::new());
+    let mut checker = Checker { problems, reading, name, env, binds, upstreams };
+    let mut config = checker.config(file);
+    checker.close(&mut config);
     // In the order of the file, which is the order in which a person mends it.
     checker.problems.sort_by_key(|problem| problem.at.unwrap_or_default());
-    if checker.problems.is_empty() { Ok(config) } else { Err(Invalid(checker.problems)) }
+    config.unread = checker.problems;
+    config
 }
 
 impl Checker<'_> {
     pub(super) fn problem<T>(&mut self, value: &Spanned<T>, path: &str, message: impl Into<String>) {
-        self.problems.push(Problem::at(value, path, message));
+        self.problems.push(Problem::at(value, self.original(path), message));
+    }
+
+    /// A problem with a key, which has no place of its own.
+    pub(super) fn unplaced(&mut self, path: &str, message: impl Into<String>) {
+        let path = self.original(path);
+        self.problems.push(Problem { path, at: None, message: message.into() });
     }
 
     fn config(&mut self, file: wire::File) -> Config {
@@ -79,17 +101,29 @@ impl Checker<'_> {
         let pollers = self.pollers(file.pollers);
         let quotas = self.quotas(file.quotas);
         let counting = self.counting(file.counting);
-        let mut sources = self.sources(file.sources);
+        let state_dir = file.state_dir.and_then(|dir| self.directory(&dir, "state_dir"));
+        let mut sources = self.sources(file.sources, state_dir.as_ref());
         let told = pollers.is_any() || sources.is_any();
-        let listeners = self.listeners(file.listeners, told);
-        sources.know(&listeners.iter().flat_map(|listener| &listener.routes).collect::<Vec<_>>());
+        let default = file.listeners.is_none();
+        let made = self.listeners(file.listeners, told);
+        let all: Vec<&Route> = made.iter().flat_map(|one| &one.routes).map(|(_, route)| route).collect();
+        sources.know(&all);
         for (path, route) in &put_on {
             self.known_route(route.as_ref(), path, &sources.places);
         }
+        self.loops(&made);
+        let owners = Arc::new(self.owners(file.owners, thresholds.knobs));
+        let otlp = self.otlp(file.otlp);
+        let book = BookLimits {
+            buckets: self.rows(file.limits.buckets, "limits.buckets", MAX_ROWS, defaults.buckets),
+            ..defaults
+        };
+        let max_totals = self.rows(file.limits.totals, "limits.totals", MAX_TOTALS, 450);
         Config {
+            state_dir,
             external_url: external_url.map(|uri| uri.to_string().trim_end_matches('/').to_owned()),
-            owners: Arc::new(self.owners(file.owners, thresholds.knobs)),
-            listeners,
+            owners,
+            listeners: self.openable(made, default),
             sources,
             credentials,
             fingerprint_key,
@@ -99,15 +133,15 @@ impl Checker<'_> {
             evidence,
             metrics,
             admin,
-            otlp: self.otlp(file.otlp),
-            book: BookLimits {
-                buckets: self.rows(file.limits.buckets, "limits.buckets", MAX_ROWS, defaults.buckets),
-                ..defaults
-            },
+            admin_closed: false,
+            otlp,
+            book,
             pollers,
             quotas,
             counting,
-            max_totals: self.rows(file.limits.totals, "limits.totals", MAX_TOTALS, 450),
+            max_totals,
+            unread: Vec::new(),
+            text: "".into(),
         }
     }
 
@@ -128,9 +162,10 @@ impl Checker<'_> {
         }
     }
 
-    fn listeners(&mut self, listeners: Option<Spanned<Vec<wire::Listener>>>, polls: bool) -> Vec<Listener> {
+    fn listeners(&mut self, listeners: Option<Spanned<Vec<wire::Listener>>>, polls: bool) -> Vec<Made> {
         let Some(listeners) = listeners else { return vec![default_listener()] };
-        if listeners.value.is_empty() && !polls {
+        let lost = ["listeners", "sources", "pollers"].iter().any(|section| self.broken(section));
+        if listeners.value.is_empty() && !polls && !lost {
             let message =
                 "no listeners, no sources and no pollers; leave the key out for the default one, or add one";
             self.problem(&listeners, "listeners", message);
@@ -140,44 +175,74 @@ impl Checker<'_> {
         for (l, listener) in listeners.value.into_iter().enumerate() {
             let path = format!("listeners[{l}]");
             let bind = self.bind(&listener.bind, &format!("{path}.bind"));
-            if listener.routes.is_empty() {
+            if listener.routes.is_empty()
+                && !self.lost(&format!("{path}.routes"))
+                && !self.misnamed(&path, "routes")
+            {
                 self.problem(
                     &listener.bind,
                     &format!("{path}.routes"),
                     "no routes; add at least one with `name` and `upstream`",
                 );
             }
-            let mut routes: Vec<Route> = Vec::new();
-            for (r, route) in listener.routes.into_iter().enumerate() {
-                let path = format!("{path}.routes[{r}]");
-                if !names.insert(route.name.value.clone()) {
-                    self.problem(
-                        &route.name,
-                        &format!("{path}.name"),
-                        format!(
-                            "`{}` names another route already; names are labels, so make each unique",
-                            route.name.value
-                        ),
-                    );
-                }
-                let name = route.name.clone();
-                let guarded = bind.is_none_or(|bind| bind.ip().is_loopback())
-                    || listener.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
-                let Some(route) = self.route(route, guarded, &path) else { continue };
-                if routes.iter().any(|other| other.prefix == route.prefix) {
-                    self.problem(
-                        &name,
-                        &format!("{path}.prefix"),
-                        format!("another route of this listener has the prefix `{}/` already", route.prefix),
-                    );
-                }
-                routes.push(route);
-            }
-            routes.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
+            let guarded = bind.is_none_or(|bind| bind.ip().is_loopback())
+                || listener.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some())
+                || self.broken(&format!("{path}.tls"));
+            let routes = self.routes(listener.routes, guarded, &path, &mut names);
             let tls = listener.tls.map(|tls| self.server_tls(tls, &format!("{path}.tls")));
-            checked.extend(bind.map(|bind| Listener { bind, routes, tls: tls.flatten() }));
+            checked.extend(bind.map(|bind| Made { nth: l, bind, routes, tls: tls.flatten() }));
         }
         checked
+    }
+
+    /// True if another key there was meant to be this one.
+    fn misnamed(&self, path: &str, key: &str) -> bool {
+        let (path, meant) = (self.original(path), format!("; did you mean `{key}`?"));
+        self.problems.iter().any(|one| within(&one.path, &path) && one.message.ends_with(&meant))
+    }
+
+    fn routes(
+        &mut self,
+        given: Vec<wire::Route>,
+        guarded: bool,
+        listener: &str,
+        names: &mut BTreeSet<String>,
+    ) -> Vec<(usize, Route)> {
+        let mut routes: Vec<(usize, Route)> = Vec::new();
+        for (r, route) in given.into_iter().enumerate() {
+            let path = format!("{listener}.routes[{r}]");
+            let name = route.name.clone();
+            if !names.insert(name.value.clone()) {
+                let message = format!(
+                    "`{}` names another route already; names are labels, so make each unique",
+                    name.value
+                );
+                self.problem(&name, &format!("{path}.name"), message);
+            }
+            let Some(route) = self.route(route, guarded, &path) else { continue };
+            if routes.iter().any(|(_, other)| other.prefix == route.prefix) {
+                let message = format!(
+                    "another route of this listener has the prefix `{}/` already; give each its own",
+                    route.prefix
+                );
+                self.problem(&name, &format!("{path}.prefix"), message);
+            }
+            routes.push((r, route));
+        }
+        routes
+    }
+
+    /// A route to one of our own listeners would send each call round until nothing is left to take it.
+    fn loops(&mut self, made: &[Made]) {
+        for (upstream, path, uri) in std::mem::take(&mut self.upstreams) {
+            if let Some(own) = made.iter().find(|one| own::reaches(&uri, one.bind)) {
+                let message = format!(
+                    "leads back to this sidecar's own listener on {}; name the provider's or the gateway's address",
+                    own.bind
+                );
+                self.problem(&upstream, &path, message);
+            }
+        }
     }
 
     /// `guarded` if only this machine's own processes, or callers with a certificate, reach the listener.
@@ -188,7 +253,7 @@ impl Checker<'_> {
                 self.problem(
                     prefix,
                     &format!("{path}.prefix"),
-                    format!("`{}` does not start with `/`", prefix.value),
+                    format!("`{0}` does not start with `/`; write `/{0}`", prefix.value),
                 );
                 String::new()
             }
@@ -202,7 +267,9 @@ impl Checker<'_> {
         });
         let ca_file = self.file(route.ca_file, &format!("{path}.ca_file"));
         let client_cert_file = self.file(route.client_cert_file, &format!("{path}.client_cert_file"));
-        let upstream = self.url(&route.upstream, &format!("{path}.upstream"), &["http", "https"])?;
+        let at = format!("{path}.upstream");
+        let upstream = self.url(&route.upstream, &at, &["http", "https"])?;
+        self.upstreams.push((route.upstream, at, upstream.clone()));
         let resign = route.resign.map(|resign| self.resign(resign, guarded, &upstream, path));
         let websocket = route.websocket.as_ref().and_then(|word| {
             self.word(word, &format!("{path}.websocket"), "way with WebSockets", &["tunnel", "refuse"])
@@ -254,6 +321,7 @@ impl Checker<'_> {
 
     fn owners(&mut self, owners: Vec<wire::Owner>, knobs: Knobs) -> Owners {
         let (mut rules, mut names) = (Vec::new(), BTreeSet::new());
+        let mut whole = 0;
         for (o, owner) in owners.into_iter().enumerate() {
             let path = format!("owners[{o}]");
             self.label_value(&owner.name, &format!("{path}.name"));
@@ -289,11 +357,15 @@ impl Checker<'_> {
                 contact: owner.contact,
                 knobs: owner.foresight.map(|own| self.knobs(&own, &format!("{path}.foresight"), knobs)),
             });
+            // The first match wins: behind one that cannot be read nobody is certain.
+            let certain = self.original(&path) == path && !self.broken(&path);
+            whole += usize::from(certain && whole == o);
         }
+        rules.truncate(whole);
         Owners::new(rules)
     }
 
-    fn credentials(&mut self, credentials: Vec<wire::Credential>) -> Vec<(Arc<str>, SecretString)> {
+    fn credentials(&mut self, credentials: Vec<wire::Credential>) -> Vec<(Arc<str>, Secret)> {
         let mut checked = Vec::new();
         for (c, credential) in credentials.into_iter().enumerate() {
             let path = format!("credentials[{c}]");
@@ -304,7 +376,7 @@ impl Checker<'_> {
         checked
     }
 
-    pub(super) fn secret(&mut self, secret: &wire::Secret, path: &str) -> Option<SecretString> {
+    pub(super) fn secret(&mut self, secret: &wire::Secret, path: &str) -> Option<Secret> {
         match (&secret.env, &secret.file) {
             (Some(name), None) => {
                 let value = (self.env)(&name.value).filter(|v| !v.is_empty());
@@ -312,23 +384,26 @@ impl Checker<'_> {
                     self.problem(
                         name,
                         &format!("{path}.env"),
-                        format!("the environment variable `{}` is not set", name.value),
+                        format!(
+                            "the environment variable `{}` is not set; set it, or name another",
+                            name.value
+                        ),
                     );
                 }
-                value.map(SecretString::from)
+                value.map(Secret::from)
             }
-            (None, Some(file)) => match std::fs::read_to_string(&file.value) {
+            (None, Some(file)) => match files::read_text(Path::new(&file.value), files::SECRET) {
                 Ok(text) if text.trim().is_empty() => {
-                    self.problem(file, &format!("{path}.file"), format!("`{}` is empty", file.value));
-                    None
-                }
-                Ok(text) => Some(SecretString::from(text.trim_end_matches(['\r', '\n']).to_owned())),
-                Err(error) => {
                     self.problem(
                         file,
                         &format!("{path}.file"),
-                        format!("cannot read `{}`: {error}", file.value),
+                        format!("`{}` is empty; put the secret into it", file.value),
                     );
+                    None
+                }
+                Ok(text) => Some(text.trim_end_matches(['\r', '\n']).into()),
+                Err(error) => {
+                    self.problem(file, &format!("{path}.file"), unreadable(&file.value, &error));
                     None
                 }
             },
@@ -338,7 +413,7 @@ impl Checker<'_> {
             }
             (None, None) => {
                 let message = "neither `env` nor `file` is given; secrets are read from one of them";
-                self.problems.push(Problem { path: path.to_owned(), at: None, message: message.to_owned() });
+                self.unplaced(path, message);
                 None
             }
         }
@@ -385,6 +460,7 @@ impl Checker<'_> {
             let bearer_token =
                 one.bearer_token.and_then(|token| self.secret(&token, &format!("{path}.bearer_token")));
             let ca_file = self.file(one.ca_file, &format!("{path}.ca_file"));
+            let url = url.filter(|_| !self.broken(&path));
             alertmanagers.extend(url.map(|url| Alertmanager {
                 url: url.to_string().trim_end_matches('/').to_owned(),
                 bearer_token,
@@ -446,7 +522,8 @@ impl Checker<'_> {
     fn admin(&mut self, admin: wire::Admin) -> Admin {
         let token = admin.token.and_then(|token| self.secret(&token, "admin.token"));
         let bind = self.bind_or(admin.bind.as_ref(), "admin.bind", ADMIN);
-        if let Some(wire) = admin.bind.filter(|_| !bind.ip().is_loopback() && token.is_none()) {
+        let open = !bind.ip().is_loopback() && token.is_none() && !self.broken("admin.token");
+        if let Some(wire) = admin.bind.filter(|_| open) {
             self.problem(
                 &wire,
                 "admin.bind",
@@ -481,6 +558,7 @@ impl Checker<'_> {
                 .map(|uri| uri.to_string()),
             interval: self.secs(&otlp.interval_secs, "otlp.interval_secs"),
             span_ratio: self.share(&otlp.span_ratio, "otlp.span_ratio", 0.1),
+            off: false,
         }
     }
 
@@ -497,7 +575,8 @@ impl Checker<'_> {
             let message = format!("{parsed} is taken by `{other}`; give each its own port");
             self.problem(bind, path, message);
         }
-        self.binds.entry(parsed).or_insert_with(|| path.to_owned());
+        let path = self.original(path);
+        self.binds.entry(parsed).or_insert(path);
         Some(parsed)
     }
 
@@ -519,7 +598,11 @@ impl Checker<'_> {
         });
         if parsed.is_none() {
             let wanted = schemes.iter().map(|s| format!("`{s}://host`")).collect::<Vec<_>>().join(" or ");
-            self.problem(url, path, format!("not an address of the form {wanted} (no user, no query)"));
+            self.problem(
+                url,
+                path,
+                format!("not an address; write it like {wanted}, without a user and without a query"),
+            );
         }
         parsed
     }
@@ -527,21 +610,44 @@ impl Checker<'_> {
     pub(super) fn link(&mut self, url: Option<Spanned<String>>, path: &str) -> Option<String> {
         let url = url?;
         if url.value.len() > MAX_URL {
-            self.problem(&url, path, format!("longer than {MAX_URL} characters; it goes into chat messages"));
+            self.problem(
+                &url,
+                path,
+                format!("longer than {MAX_URL} characters; shorten it, it goes into chat messages"),
+            );
         }
         let valid = url.value.parse::<Uri>().is_ok_and(|u| matches!(u.scheme_str(), Some("https" | "http")));
         if !valid {
-            self.problem(&url, path, "not a link of the form `https://host/path`");
+            self.problem(&url, path, "not a link; write it like `https://host/path`");
         }
         Some(url.value)
     }
 
+    /// A file with certificates or keys.
     pub(super) fn file(&mut self, file: Option<Spanned<String>>, path: &str) -> Option<PathBuf> {
         let file = file?;
-        if !Path::new(&file.value).is_file() {
-            self.problem(&file, path, format!("there is no file `{}`", file.value));
+        let pem = files::read(Path::new(&file.value), files::CERTIFICATES);
+        let named = format!("`{}`", file.value);
+        match pem.map(|pem| memchr::memmem::find(&pem, b"-----BEGIN ").is_some()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.problem(&file, path, format!("there is no file {named}; mount it, or name another"));
+            }
+            Err(error) => self.problem(&file, path, unreadable(&file.value, &error)),
+            Ok(true) => {}
+            Ok(false) => {
+                self.problem(&file, path, format!("{named} holds no PEM; name a certificate or a key"))
+            }
         }
         Some(PathBuf::from(file.value))
+    }
+
+    fn directory(&mut self, dir: &Spanned<String>, path: &str) -> Option<PathBuf> {
+        let given = Path::new(&dir.value);
+        if dir.value.is_empty() || given.exists() && !given.is_dir() {
+            self.problem(dir, path, format!("`{}` is no directory; name one", dir.value));
+            return None;
+        }
+        Some(given.to_owned())
     }
 
     pub(super) fn share(&mut self, value: &Option<Spanned<f64>>, path: &str, default: f64) -> f64 {
@@ -551,6 +657,7 @@ impl Checker<'_> {
         if !(lowest..=1.0).contains(&value.value) {
             let message = format!("{} is out of range; use a share from {lowest} to 1", value.value);
             self.problem(value, path, message);
+            return default;
         }
         value.value
     }
@@ -601,7 +708,7 @@ impl Checker<'_> {
             && name.value.len() <= 63
             && name.value.chars().all(|c| c.is_alphanumeric() || "-_./ ".contains(c));
         if !fits {
-            self.problem(name, path, "a name is 1 to 63 letters, digits, `-`, `_`, `.`, `/` or spaces");
+            self.problem(name, path, "no name; use 1 to 63 letters, digits, `-`, `_`, `.`, `/` or spaces");
         }
     }
 }
@@ -610,6 +717,13 @@ impl Checker<'_> {
 pub(crate) fn is_owner_label(name: &str) -> bool {
     let kind = format!("{name}_kind");
     is_label_name(name) && !OWN_LABELS.contains(&name) && !OWN_LABELS.contains(&kind.as_str())
+}
+
+/// What is wrong with a file, and the fix.
+fn unreadable(file: &str, error: &std::io::Error) -> String {
+    let said = error.to_string();
+    let fix = if said.contains("; ") { "" } else { "; name a file that this user can read" };
+    format!("cannot read `{file}`: {said}{fix}")
 }
 
 fn is_label_name(name: &str) -> bool {
@@ -626,7 +740,7 @@ fn origin(upstream: &Uri) -> Arc<str> {
     format!("{scheme}://{host}{port}").into()
 }
 
-fn default_listener() -> Listener {
+fn default_listener() -> Made {
     let upstream = Uri::from_static(ANTHROPIC);
     let repair = upstream.host().and_then(ProviderHost::of);
     let route = Route {
@@ -645,5 +759,5 @@ fn default_listener() -> Listener {
         refuse_websocket: false,
         resign: None,
     };
-    Listener { bind: HOP, routes: vec![route], tls: None }
+    Made { nth: 0, bind: HOP, routes: vec![(0, route)], tls: None }
 }

@@ -1,28 +1,35 @@
 //! From a file to a checked configuration. Every problem names its place and the fix.
 
+mod changes;
 mod check;
+mod lenient;
+mod own;
+mod partial;
 pub mod pollers;
 mod problem;
+mod secret;
 pub mod sources;
 mod wire;
 
 pub(crate) use check::is_owner_label;
 pub use problem::{Invalid, Problem};
+pub use secret::Secret;
 
 use crate::engine::{BookLimits, LocalRules, Thresholds};
 use crate::observation::Quota;
 use crate::owner::Owners;
 use crate::route::{ModelGroups, RouteName, Surface};
 use http::Uri;
-use secrecy::SecretString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A checked configuration.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// Where the last good configuration is kept, and what else outlives the process.
+    pub state_dir: Option<PathBuf>,
     /// Address under which people reach this sidecar.
     pub external_url: Option<String>,
     /// Where traffic comes in.
@@ -30,9 +37,9 @@ pub struct Config {
     /// Who holds which limits.
     pub owners: Arc<Owners>,
     /// Named credentials.
-    pub credentials: Vec<(Arc<str>, SecretString)>,
+    pub credentials: Vec<(Arc<str>, Secret)>,
     /// Key of the credential hash; a random one where none is configured.
-    pub fingerprint_key: Option<SecretString>,
+    pub fingerprint_key: Option<Secret>,
     /// Models that share a pool.
     pub model_groups: ModelGroups,
     /// When alerts begin and end.
@@ -45,6 +52,8 @@ pub struct Config {
     pub metrics: SocketAddr,
     /// The admin port.
     pub admin: Admin,
+    /// It does not open: what guards it could not be read.
+    pub admin_closed: bool,
     /// Export by OTLP.
     pub otlp: Otlp,
     /// Bounds of the book.
@@ -59,6 +68,10 @@ pub struct Config {
     pub quotas: Vec<Quota>,
     /// How calls to clouds are counted.
     pub counting: LocalRules,
+    /// What is wrong with the file; this then is what of it is whole, or the one before it.
+    pub unread: Vec<Problem>,
+    /// The file as it was written.
+    pub text: Arc<str>,
 }
 
 /// One listening address with its routes, longest prefix first.
@@ -70,6 +83,17 @@ pub struct Listener {
     pub routes: Vec<Route>,
     /// TLS, where it serves that.
     pub tls: Option<ServerTls>,
+    /// Paths whose route cannot be used, the longest prefix first. A working configuration has none.
+    pub closed: Vec<Closed>,
+}
+
+/// Paths that are answered only that their route cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// Their prefix, as a route's; every path of the listener where it is not known.
+    pub prefix: Option<String>,
+    /// What their callers are told.
+    pub why: Arc<str>,
 }
 
 /// TLS of a listener.
@@ -146,12 +170,12 @@ pub struct Resign {
 }
 
 /// The admin port.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     /// Address.
     pub bind: SocketAddr,
     /// Bearer token that callers must show.
-    pub token: Option<SecretString>,
+    pub token: Option<Secret>,
     /// Further `host` names under which it may be called.
     pub allowed_hosts: Vec<String>,
 }
@@ -194,7 +218,7 @@ pub enum Semconv {
 }
 
 /// Where alerts go.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alerts {
     /// Every replica.
     pub alertmanagers: Vec<Alertmanager>,
@@ -207,18 +231,18 @@ pub struct Alerts {
 }
 
 /// One Alertmanager.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alertmanager {
     /// Base address, without a slash at its end.
     pub url: String,
     /// Bearer token.
-    pub bearer_token: Option<SecretString>,
+    pub bearer_token: Option<Secret>,
     /// Further certificate authorities.
     pub ca_file: Option<PathBuf>,
 }
 
 /// Export by OTLP.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Otlp {
     /// The collector's address, where the file names one.
     pub endpoint: Option<String>,
@@ -232,6 +256,8 @@ pub struct Otlp {
     pub interval: Option<Duration>,
     /// Share of successes that leave a span.
     pub span_ratio: f64,
+    /// Nothing is exported, whatever the environment says: where to could not be read.
+    pub off: bool,
 }
 
 impl Config {
@@ -249,8 +275,21 @@ impl Config {
     /// # Errors
     /// Every problem found, each with its place and the fix.
     pub fn parse(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Invalid> {
-        let file = problem::read(text)?;
-        check::check(file, env)
+        let config = Self::partly(text, env, "the configuration");
+        if config.unread.is_empty() { Ok(config) } else { Err(Invalid(config.unread)) }
+    }
+
+    /// Reads what of a configuration text is whole: no more opens than it allows, and nothing is sent elsewhere. What is
+    /// wrong is in `unread`; callers whose route cannot be used are told `name`, the file.
+    pub fn partly(text: &str, env: &dyn Fn(&str) -> Option<String>, name: &str) -> Self {
+        Self { text: text.into(), ..check::check(lenient::read(text), env, name) }
+    }
+
+    /// What stands in for a file that cannot be read at all: it listens, and says so.
+    pub fn unreadable(problem: &str, name: &str) -> Self {
+        let message = format!("cannot be read: {problem}");
+        let problems = vec![Problem { path: String::new(), at: None, message }];
+        check::check(lenient::Reading { problems, lost: true, ..Default::default() }, &|_| None, name)
     }
 
     /// The JSON Schema of the configuration file.

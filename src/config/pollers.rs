@@ -1,6 +1,7 @@
 //! Quota APIs as they are configured, checked.
 
 use super::check::Checker;
+use super::secret::Secret;
 use super::wire::pollers as wire;
 use crate::dialects::{bedrock, vertex};
 use crate::engine::LocalRules;
@@ -8,14 +9,13 @@ use crate::limit::{Amount, Limiter, Window};
 use crate::observation::{Account, Quota};
 use crate::owner::Pattern;
 use crate::route::{ModelGroup, Surface};
-use secrecy::SecretString;
 use serde_saphyr::Spanned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Which APIs are asked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Pollers {
     /// Anthropic's Admin API.
     pub anthropic: Option<Anthropic>,
@@ -65,7 +65,7 @@ impl GatewayKind {
 }
 
 /// A gateway that is asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
     /// Its name.
     pub name: String,
@@ -78,7 +78,7 @@ pub struct Gateway {
     /// The route of its calls.
     pub route: Option<String>,
     /// Its key.
-    pub key: Option<SecretString>,
+    pub key: Option<Secret>,
     /// Keys whose budgets are asked for.
     pub keys: Vec<String>,
     /// Teams whose budgets are asked for.
@@ -88,10 +88,10 @@ pub struct Gateway {
 }
 
 /// Anthropic's Admin API.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Anthropic {
     /// The key.
-    pub admin_key: SecretString,
+    pub admin_key: Secret,
     /// Base address, without a slash at its end.
     pub url: String,
     /// The organisation's cap of a month, in US cents.
@@ -156,25 +156,32 @@ const ANTHROPIC: &str = "https://api.anthropic.com";
 
 impl Checker<'_> {
     pub(super) fn pollers(&mut self, given: wire::Pollers) -> Pollers {
+        let anthropic = given.anthropic.and_then(|one| self.anthropic(one));
+        let limits = given.limits.and_then(|limits| {
+            let url = self.base(Some(limits.url), "pollers.limits.url", "")?;
+            let interval = self.every(&limits.interval_secs, "pollers.limits.interval_secs", 60.0, 5.0);
+            Some(Limits { url: format!("{}/v1/limits", url.trim_end_matches("/v1/limits")), interval })
+        });
+        let aws = given.aws.into_iter().enumerate().map(|(n, one)| self.aws(n, one)).collect();
+        let google = given.google.into_iter().enumerate().map(|(n, one)| self.google(n, one)).collect();
+        let gateways = given.gateways.into_iter().enumerate().map(|(n, one)| self.gateway(n, one)).collect();
+        // Whoever has a fault asks nobody: a default might be another host, or show a key to it.
         let checked = Pollers {
-            anthropic: given.anthropic.and_then(|one| self.anthropic(one)),
-            aws: given.aws.into_iter().enumerate().map(|(n, one)| self.aws(n, one)).collect(),
-            google: given.google.into_iter().enumerate().map(|(n, one)| self.google(n, one)).collect(),
-            gateways: given
-                .gateways
-                .into_iter()
-                .enumerate()
-                .filter_map(|(n, one)| self.gateway(n, one))
-                .collect(),
-            limits: given.limits.and_then(|limits| {
-                let url = self.base(Some(limits.url), "pollers.limits.url", "")?;
-                let interval = self.every(&limits.interval_secs, "pollers.limits.interval_secs", 60.0, 5.0);
-                Some(Limits { url: format!("{}/v1/limits", url.trim_end_matches("/v1/limits")), interval })
-            }),
+            anthropic: anthropic.filter(|_| !self.broken("pollers.anthropic")),
+            limits: limits.filter(|_| !self.broken("pollers.limits")),
+            aws: self.whole("pollers.aws", aws),
+            google: self.whole("pollers.google", google),
+            gateways: self.whole("pollers.gateways", gateways).into_iter().flatten().collect(),
         };
         self.unbuilt(&checked);
         self.told_apart(&checked);
         checked
+    }
+
+    /// Those of a list that have no fault.
+    fn whole<T>(&self, list: &str, all: Vec<T>) -> Vec<T> {
+        let all = all.into_iter().enumerate();
+        all.filter(|(n, _)| !self.broken(&format!("{list}[{n}]"))).map(|(_, one)| one).collect()
     }
 
     /// Sources are told apart by name and region.
@@ -189,7 +196,7 @@ impl Checker<'_> {
             if !seen.insert((path, name.clone())) {
                 let message =
                     format!("`{name}` stands there twice; give each entry its own name, each region once");
-                self.problems.push(super::Problem { path: path.to_owned(), at: None, message });
+                self.unplaced(path, message);
             }
         }
     }
@@ -204,7 +211,7 @@ impl Checker<'_> {
             let message = format!(
                 "this program was built without `{feature}`; take the full image, or build with `--features {feature}`"
             );
-            self.problems.push(super::Problem { path: path.to_owned(), at: None, message });
+            self.unplaced(path, message);
         }
     }
 
@@ -239,14 +246,14 @@ impl Checker<'_> {
         self.label_value(&given.name, &format!("{at}.name"));
         let project = &given.project.value;
         if project.len() != 12 || !project.bytes().all(|b| b.is_ascii_digit()) {
-            let message = format!("`{project}` is no AWS account id; that has twelve digits (in quotes)");
+            let message = format!("`{project}` is no AWS account id; write its twelve digits in quotes");
             self.problem(&given.project, &format!("{at}.project"), message);
         }
         if given.regions.is_empty() {
             self.problem(
                 &given.name,
                 &format!("{at}.regions"),
-                "no regions; quotas are kept for each region",
+                "no regions; name one or more, quotas are kept for each",
             );
         }
         for (n, region) in given.regions.iter().enumerate() {
@@ -321,7 +328,7 @@ impl Checker<'_> {
         let kind = GatewayKind::ALL.into_iter().find(|kind| word.as_deref() == Some(kind.as_str()))?;
         let budgets = !given.keys.is_empty() || !given.teams.is_empty();
         let asks = kind == GatewayKind::Openrouter || kind == GatewayKind::Litellm && budgets;
-        if asks && given.key.is_none() {
+        if asks && given.key.is_none() && !self.lost(&format!("{at}.key")) {
             let message = "its budgets are told only to whoever shows a key; add `key`";
             self.problem(&given.name, &format!("{at}.key"), message);
         }

@@ -1,6 +1,5 @@
 //! Problems of a configuration, as a person needs them: path, line, column, what, and the fix.
 
-use super::wire::File;
 use serde_saphyr::{Error, Location, Spanned};
 use std::fmt;
 
@@ -52,53 +51,68 @@ impl fmt::Display for Invalid {
 
 impl std::error::Error for Invalid {}
 
-fn place(location: Location) -> Option<(u64, u64)> {
+pub(super) fn place(location: Location) -> Option<(u64, u64)> {
     (location.line() > 0).then(|| (location.line(), location.column()))
 }
 
-/// Reads the text into its wire form.
-pub(super) fn read(text: &str) -> Result<File, Invalid> {
-    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
-        return Ok(File::default());
-    }
-    let mut path = String::new();
-    let result = serde_saphyr::with_deserializer_from_str(text, |de| {
-        serde_path_to_error::deserialize::<_, File>(de).map_err(|error| {
-            path = error.path().to_string();
-            error.into_inner()
-        })
-    });
-    result.map_err(|error| Invalid(vec![of_error(&error, path)]))
-}
-
-fn of_error(error: &Error, path: String) -> Problem {
+/// What a deserializer says, as a person needs it.
+pub(super) fn of_error(error: &Error, path: String) -> Problem {
     let error = error.without_snippet();
     let message = match error {
         Error::SerdeUnknownField { field, expected, .. } => {
             format!("unknown key `{field}`{}", suggestion(field, expected))
         }
         Error::SerdeMissingField { field, .. } => format!("`{field}` is missing; add it here"),
-        other => other.render().lines().next().unwrap_or("cannot be read").to_owned(),
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("`{key}` stands here twice; keep one"),
+        other => with_fix(other.render().lines().next().unwrap_or("cannot be read")),
     };
-    let at = error.location().and_then(place);
-    // `Spanned` shows as a step `value` that no file has: the last one, or that of a list.
-    let path = path.strip_suffix(".value").unwrap_or(&path).trim_start_matches('.').replace(".value[", "[");
-    let message = match message.find(" at line ") {
-        Some(end) => message[..end].to_owned(),
-        None => message,
+    Problem { path, at: error.location().and_then(place), message }
+}
+
+/// What is no YAML at all.
+pub(super) fn of_syntax(error: &Error, path: String) -> Problem {
+    let Problem { path, at, message } = of_error(error, path);
+    if matches!(error.without_snippet(), Error::DuplicateMappingKey { .. }) {
+        return Problem { path, at, message };
+    }
+    let what = message.split(';').next().unwrap_or_default();
+    Problem { path, at, message: format!("{what}; mend quotes, brackets and indentation here or above") }
+}
+
+/// The message of a wrong value with what would be right.
+fn with_fix(message: &str) -> String {
+    let message = message.find(" at line ").map_or(message, |end| &message[..end]);
+    if message.contains("; ") {
+        return message.to_owned();
+    }
+    let said = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    let fix = if said(&["float", "integer", "number", "u64", "usize"]) {
+        "write a number, without quotes and without a unit"
+    } else if said(&["bool"]) {
+        "write `true` or `false`"
+    } else if said(&["mapping"]) {
+        "write `key: value` pairs here"
+    } else if said(&["sequence"]) {
+        "write a list here, each element behind `- `"
+    } else {
+        "docs/config.md and `plimsoll schema` say what stands here"
     };
-    Problem { path, at, message }
+    format!("{message}; {fix}")
+}
+
+/// The known word that a wrong one is near to.
+pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let near = known
+        .iter()
+        .map(|k| (strsim::damerau_levenshtein(word, k), *k))
+        .filter(|(distance, k)| *distance <= 3.max(k.len() / 3));
+    near.min().map(|(_, near)| near)
 }
 
 /// "did you mean" for a wrong word, and the words that would do.
 pub(super) fn suggestion(word: &str, known: &[&str]) -> String {
-    let near = known
-        .iter()
-        .map(|k| (strsim::damerau_levenshtein(word, k), *k))
-        .filter(|(distance, k)| *distance <= 3.max(k.len() / 3))
-        .min();
-    match near {
-        Some((_, near)) => format!("; did you mean `{near}`?"),
+    match nearest(word, known) {
+        Some(near) => format!("; did you mean `{near}`?"),
         None => format!("; known here: {}", known.join(", ")),
     }
 }

@@ -3,18 +3,18 @@
 use super::Route;
 use super::check::Checker;
 use super::problem::suggestion;
+use super::secret::Secret;
 use super::wire::sources as wire;
 use crate::mapping::{FIELDS, Mapping, Preset};
 use crate::owner::Pattern;
 use crate::route::{RouteName, Surface};
 use crate::seen::{Place, PlaceRule, Places};
-use secrecy::SecretString;
-use serde_saphyr::Spanned;
+use serde_saphyr::{Location, Spanned};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// Sources outside of the path.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Sources {
     /// Which calls belong to which route.
     pub places: Places,
@@ -29,25 +29,25 @@ pub struct Sources {
 }
 
 /// Receiving OTLP.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Receiver {
     /// Where gRPC is received.
     pub grpc: Option<SocketAddr>,
     /// Where HTTP is received.
     pub http: Option<SocketAddr>,
     /// What senders must show.
-    pub token: Option<SecretString>,
+    pub token: Option<Secret>,
     /// Where everything goes on to.
     pub forward: Option<Forward>,
 }
 
 /// A collector that gets everything.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
     /// Base address, without a slash at its end.
     pub endpoint: String,
     /// Headers that are sent along.
-    pub headers: Vec<(http::HeaderName, SecretString)>,
+    pub headers: Vec<(http::HeaderName, Secret)>,
     /// Most bytes that wait.
     pub max_bytes: usize,
 }
@@ -106,6 +106,10 @@ impl Checker<'_> {
     /// A route that somebody is put on must be there: its name would be nobody's.
     pub(super) fn known_route(&mut self, route: Option<&Spanned<String>>, path: &str, places: &Places) {
         let Some(route) = route.filter(|route| places.named(&route.value).is_none()) else { return };
+        // Nobody is missed where the one that is meant could not be read.
+        if self.broken("listeners") || self.broken("sources.routes") {
+            return;
+        }
         let names: Vec<&str> = places.names().collect();
         let message = format!(
             "no route is called `{}`{}; add it to `sources.routes`",
@@ -115,7 +119,7 @@ impl Checker<'_> {
         self.problem(route, path, message);
     }
 
-    pub(super) fn sources(&mut self, given: wire::Sources) -> Sources {
+    pub(super) fn sources(&mut self, given: wire::Sources, state_dir: Option<&PathBuf>) -> Sources {
         let rules = given.routes.into_iter().enumerate().map(|(n, route)| self.place(n, route)).collect();
         let envoy_als = given.envoy_als.and_then(|port| {
             if !cfg!(feature = "als") {
@@ -125,18 +129,20 @@ impl Checker<'_> {
             }
             self.open_port(&port.bind, "sources.envoy_als.bind", port.any_sender)
         });
+        let envoy_als = envoy_als.filter(|_| !self.broken("sources.envoy_als"));
         let tails = self.tails(given.tails);
+        let otlp = given.otlp.map(|otlp| self.receiver(otlp));
         Sources {
             places: Places { rules, upstreams: Vec::new() },
             envoy_als,
-            otlp: given.otlp.map(|otlp| self.receiver(otlp)),
+            otlp: otlp.filter(|_| !self.broken("sources.otlp")),
             tails,
-            state_dir: given.state_dir.map(PathBuf::from),
+            state_dir: given.state_dir.map(PathBuf::from).or_else(|| state_dir.cloned()),
         }
     }
 
     fn tails(&mut self, given: Vec<wire::Tail>) -> Vec<Tail> {
-        let mut tails: Vec<Tail> = Vec::new();
+        let (mut tails, mut numbers) = (Vec::<Tail>::new(), Vec::new());
         for (n, tail) in given.into_iter().enumerate() {
             let path = tail.path.clone();
             let Some(tail) = self.tail(n, tail) else { continue };
@@ -154,8 +160,10 @@ impl Checker<'_> {
                 self.problem(&path, &format!("sources.tails[{n}].path"), message);
             }
             tails.push(tail);
+            numbers.push(n);
         }
-        tails
+        let all = tails.into_iter().zip(numbers);
+        all.filter(|(_, n)| !self.broken(&format!("sources.tails[{n}]"))).map(|(tail, _)| tail).collect()
     }
 
     fn place(&mut self, nth: usize, given: wire::Route) -> PlaceRule {
@@ -194,12 +202,16 @@ impl Checker<'_> {
 
     fn receiver(&mut self, given: wire::Otlp) -> Receiver {
         let token = given.token.and_then(|token| self.secret(&token, "sources.otlp.token"));
-        let anybody = given.any_sender || token.is_some();
+        let anybody = given.any_sender || token.is_some() || self.broken("sources.otlp");
         let mut port = |bind: &Option<Spanned<String>>, path| {
             bind.as_ref().and_then(|bind| self.open_port(bind, path, anybody))
         };
         let (grpc, http) = match (&given.grpc, &given.http) {
-            (None, None) => (Some(GRPC), Some(HTTP)),
+            (None, None) => {
+                let usual =
+                    |bind: SocketAddr| Spanned::new(bind.to_string(), Location::UNKNOWN, Location::UNKNOWN);
+                (port(&Some(usual(GRPC)), "sources.otlp.grpc"), port(&Some(usual(HTTP)), "sources.otlp.http"))
+            }
             (grpc, http) => (port(grpc, "sources.otlp.grpc"), port(http, "sources.otlp.http")),
         };
         let forward = given.forward.and_then(|forward| self.forward(forward));
@@ -215,8 +227,7 @@ impl Checker<'_> {
             match http::HeaderName::try_from(&name) {
                 Ok(name) => headers.extend(self.secret(&secret, &path).map(|value| (name, value))),
                 Err(_) => {
-                    let message = format!("`{name}` is no header's name");
-                    self.problems.push(super::Problem { path, at: None, message });
+                    self.unplaced(&path, format!("`{name}` is no header's name; write it like `x-tenant`"));
                 }
             }
         }
@@ -250,8 +261,8 @@ impl Checker<'_> {
             self.problem(place, &format!("{at}.fields"), message);
         }
         for name in given.header_fields.keys().filter(|name| http::HeaderName::try_from(*name).is_err()) {
-            let message = format!("`{name}` is no header's name");
-            self.problems.push(super::Problem { path: format!("{at}.header_fields"), at: None, message });
+            let message = format!("`{name}` is no header's name; write it like `retry-after`");
+            self.unplaced(&format!("{at}.header_fields"), message);
         }
         let from = given
             .from
@@ -260,7 +271,11 @@ impl Checker<'_> {
         let name = given.name.map_or_else(|| preset.as_str().to_owned(), |name| name.value);
         let stdin = given.path.value == "-";
         if given.path.value.is_empty() {
-            self.problem(&given.path, &format!("{at}.path"), "a file, or `-` for standard input");
+            self.problem(&given.path, &format!("{at}.path"), "empty; name a file, or `-` for standard input");
+        }
+        if std::fs::metadata(&given.path.value).is_ok_and(|meta| crate::files::is_device(meta.file_type())) {
+            let message = "a device, which may have no end; name a file, or `-` for standard input";
+            self.problem(&given.path, &format!("{at}.path"), message);
         }
         Some(Tail {
             name,

@@ -203,3 +203,70 @@ fn paths_are_repaired_only_where_the_upstream_is_the_providers_own_host() {
         "a signature covers the path"
     );
 }
+
+/// What cannot be read hides nothing else that is wrong, and is no second fault by what it leaves behind.
+#[test]
+fn every_problem_is_named_beside_one_that_cannot_be_read() {
+    let text = "\
+alerts: {hold_secs: soon, labls: {}, pressure_utilization: 7}
+admin: {bind: '0.0.0.0:9430', token: hunter2}
+listeners:
+- bind: 127.0.0.1:8429
+  tls: 7
+  routes:
+  - {name: a, upsteam: 'http://a'}
+  - 9
+  - {name: c, prefix: /c, upstream: 'ftp://c', http2: perhaps}
+  - {name: c, prefix: /d, upstream: 'http://127.0.0.1:8429'}
+owners: [{kinds: [claude_plann]}, {name: b, kinds: [claude_plann]}]
+sources: {tails: [{preset: nginx}, {path: /x, route: a}, {path: /y, name: '?', from: middle}]}
+pollers: {gateways: [{name: g, kind: litellm, url: 'http://x', key: 7, teams: [t]}]}
+evidnce: {}
+metrics:
+\t- bind
+limits: {buckets: 0, buckets: 1}
+";
+    insta::assert_snapshot!(complaint(text));
+    for problem in parse(text).unwrap_err().0 {
+        assert!(problem.message.contains("; "), "no fix: {problem}");
+        assert!(problem.path.starts_with("sources") || problem.at.is_some(), "no place: {problem}");
+    }
+}
+
+/// Whatever is cut off a file or garbled in it: reading ends, and no upstream, no port and no token is invented.
+mod garbled {
+    use super::*;
+    use proptest::prelude::*;
+
+    const WHOLE: &str = "\
+state_dir: /tmp
+listeners:
+- bind: 127.0.0.1:1
+  routes:
+  - {name: a, prefix: /a, upstream: 'http://a'}
+  - name: b
+    upstream: http://b
+    ca_file:
+admin:
+  bind: 127.0.0.1:2
+  token: {env: SET}
+owners:
+- {name: o, match: {routes: [a]}}
+metrics: {bind: '127.0.0.1:3'}
+";
+
+    proptest! {
+        #[test]
+        fn of_it_nothing_is_invented(at in 0..WHOLE.len(), cut in 0..40_usize, put in "[\\PC\n\t]{0,6}") {
+            let end = (at + cut).min(WHOLE.len());
+            let text = format!("{}{put}{}", &WHOLE[..at], &WHOLE[end..]);
+            let config = Config::partly(&text, &|name| (name == "SET").then(|| "token".to_owned()), "f");
+            if !config.unread.is_empty() {
+                // A default is sent to by nobody but who has no file.
+                prop_assert!(config.routes().all(|route| route.upstream.host() != Some("api.anthropic.com")), "{text}");
+                let guarded = config.admin_closed || config.admin.token.is_some() || !(text.contains("\nadmin:\n") && text.contains("  token: "));
+                prop_assert!(guarded, "{text}");
+            }
+        }
+    }
+}

@@ -19,6 +19,10 @@ use std::fmt;
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct File {
+    /// Directory for what outlives the process: the last good configuration, for a start with a broken one, and how far
+    /// each log was read. Only its owner needs to reach it.
+    #[schemars(with = "Option<String>")]
+    pub(super) state_dir: Option<Spanned<String>>,
     /// Address under which people reach this sidecar's runbooks; used in alerts.
     #[schemars(with = "Option<String>")]
     pub(super) external_url: Option<Spanned<String>>,
@@ -73,15 +77,24 @@ impl File {
 /// One listening address.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(transform = needs_routes)]
 pub(super) struct Listener {
     /// Address and port to listen on.
     #[schemars(with = "String")]
     pub(super) bind: Spanned<String>,
     /// Its routes; the longest matching prefix wins.
+    #[serde(default)]
     pub(super) routes: Vec<Route>,
     /// Serve TLS. Clients then may speak HTTP/2 too; without TLS they may with prior knowledge.
     #[serde(default)]
     pub(super) tls: Option<ServerTls>,
+}
+
+/// Without routes a listener is wrong. It is read all the same, so that what is right of it can still be told.
+fn needs_routes(schema: &mut schemars::Schema) {
+    if let Some(required) = schema.get_mut("required").and_then(|required| required.as_array_mut()) {
+        required.push("routes".into());
+    }
 }
 
 /// TLS of a listener. The files are read at start and at each reload.

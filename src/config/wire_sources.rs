@@ -20,7 +20,8 @@ pub(in crate::config) struct Sources {
     pub(in crate::config) otlp: Option<Otlp>,
     /// Logs that are followed.
     pub(in crate::config) tails: Vec<Tail>,
-    /// Directory in which it is kept how far each log was read. Without one a log is followed from its end at each start.
+    /// Directory in which it is kept how far each log was read; the top-level `state_dir` by default. Without either a log
+    /// is followed from its end at each start.
     pub(in crate::config) state_dir: Option<String>,
 }
 

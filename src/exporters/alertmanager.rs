@@ -8,6 +8,7 @@
 use crate::clock::{Clock, chance};
 use crate::config;
 use crate::engine::{Alert, AlertName};
+use crate::files;
 use crate::limit::Timestamp;
 use crate::outgoing::{self, Redirects};
 use crate::owner::{Owners, guidance};
@@ -242,7 +243,8 @@ impl Replicas {
         let failed = |what: String| format!("Alertmanager {}: {what}", configured.url);
         let mut authorities = Vec::new();
         if let Some(file) = &configured.ca_file {
-            let pem = std::fs::read(file).map_err(|e| failed(format!("{}: {e}", file.display())))?;
+            let pem = files::read(file, files::CERTIFICATES)
+                .map_err(|e| failed(format!("{}: {e}", file.display())))?;
             authorities = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| failed(e.to_string()))?;
         }
         let url = format!("{}/api/v2/alerts", configured.url);

@@ -82,7 +82,7 @@ pub struct Ready {
 /// # Errors
 /// If an endpoint, a certificate or another value cannot be used.
 pub fn prepare(otlp: &config::Otlp, env: Env<'_>) -> Result<Option<Ready>, OtlpError> {
-    if env::is_disabled(env) {
+    if otlp.off || env::is_disabled(env) {
         return Ok(None);
     }
     let metrics = match env::wanted(otlp, Signal::Metrics, env) {

@@ -13,6 +13,7 @@ use crate::limit::Timestamp;
 use crate::observation::ErrorBody;
 use crate::recorded::{Headers, Line, OneOrMany};
 use crate::stats::Stats;
+use arc_swap::ArcSwap;
 use serde_json::Value;
 use std::fs::File;
 use std::io::Write;
@@ -37,7 +38,11 @@ pub struct Recording {
 ///
 /// # Errors
 /// If the file cannot be opened.
-pub fn listener(recording: &Recording, scrubber: Scrubber, stats: &Arc<Stats>) -> std::io::Result<Listener> {
+pub fn listener(
+    recording: &Recording,
+    scrubber: Arc<ArcSwap<Scrubber>>,
+    stats: &Arc<Stats>,
+) -> std::io::Result<Listener> {
     let log = Log::open(recording)?;
     let (lines, waiting) = sync_channel(QUEUE);
     let counted = stats.clone();
@@ -47,7 +52,7 @@ pub fn listener(recording: &Recording, scrubber: Scrubber, stats: &Arc<Stats>) -
     let queue = Queue { lines: Some(lines), thread: Some(thread) };
     let stats = stats.clone();
     Ok(Box::new(move |judged| {
-        let text = serde_json::to_string(&line(judged, &scrubber)).ok();
+        let text = serde_json::to_string(&line(judged, &scrubber.load())).ok();
         let taken = text.zip(queue.lines.as_ref()).is_some_and(|(text, lines)| lines.try_send(text).is_ok());
         if !taken {
             stats.record.dropped.up();

@@ -129,6 +129,13 @@ pub struct Owners {
     names: OnceLock<Names>,
 }
 
+/// By what is configured: the table of names is the process's.
+impl PartialEq for Owners {
+    fn eq(&self, other: &Self) -> bool {
+        self.rules == other.rules
+    }
+}
+
 impl Owners {
     /// Owners in the order in which they are tried.
     pub fn new(rules: Vec<OwnerRule>) -> Self {

@@ -8,6 +8,7 @@
 use super::intake::{Intake, Teller};
 use crate::claude_code;
 use crate::config::sources::{Sources, Tail};
+use crate::files;
 use crate::mapping::{Mapping, Nothing, Preset};
 use crate::seen::Seen;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -30,6 +31,8 @@ const KEEP: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(30);
 /// Longest line that is read, in bytes; of a longer one the rest is passed over.
 const MAX_LINE: usize = 1 << 20;
+/// Largest file that keeps how far a log was read.
+const MAX_STATE: u64 = 64 * 1024;
 /// Bytes read at once.
 const CHUNK: usize = 256 * 1024;
 /// First bytes of a file by which it is known again.
@@ -335,7 +338,12 @@ impl Reader {
 
     fn open(&mut self, path: &Path, first: bool) -> Option<Open> {
         self.lines.reset();
-        let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
+        // A link may lead to a device, which may have no end; opening one may do something already.
+        let device = std::fs::metadata(path).is_ok_and(|meta| files::is_device(meta.file_type()));
+        let opened = match device {
+            true => Err(std::io::Error::other("it is a device, which may have no end; name a file")),
+            false => File::open(path).and_then(|file| Ok((file.metadata()?, file))),
+        };
         let (meta, mut file) = match opened {
             Ok((meta, _)) if meta.is_dir() => {
                 self.down(&std::io::Error::other("it is a directory"));
@@ -445,7 +453,7 @@ impl State {
     }
 
     fn load(&self) -> Option<Kept> {
-        let text = std::fs::read(&self.path).ok()?;
+        let text = files::read(&self.path, MAX_STATE).ok()?;
         serde_json::from_slice(&text)
             .inspect_err(
                 |error| tracing::warn!(path = %self.path.display(), %error, "cannot be read; ignored"),

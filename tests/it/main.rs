@@ -31,6 +31,9 @@ mod recovery;
 mod redirects;
 mod reload;
 mod runbooks;
+#[cfg(all(feature = "aws", feature = "google", feature = "als"))]
+mod settings;
+mod start;
 mod transparency;
 mod transparency_h2;
 mod verdicts;

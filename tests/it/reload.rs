@@ -247,3 +247,90 @@ async fn an_emptied_file_is_refused() {
         assert_eq!(live.get().await, "one");
     }
 }
+
+/// An API that asks for a key, and remembers which it was shown.
+async fn keyed() -> (std::net::SocketAddr, Arc<std::sync::Mutex<Vec<String>>>) {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let (address, shown) = (listener.local_addr().unwrap(), Arc::new(std::sync::Mutex::new(Vec::new())));
+    let seen = shown.clone();
+    crate::support::serve_http1(listener, move |request: http::Request<hyper::body::Incoming>| {
+        let key = request.headers().get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
+        seen.lock().unwrap().push(key.to_owned());
+        let body =
+            r#"{"data":{"total_credits":10,"total_usage":1,"limit":10,"limit_remaining":9,"usage":1}}"#;
+        async move { http::Response::new(http_body_util::Full::from(body)) }
+    });
+    (address, shown)
+}
+
+#[tokio::test]
+async fn a_rotated_key_is_shown_from_the_reload_on_and_other_pollers_are_left_alone() {
+    let (one, (rotated, keys), (other, others)) = (answering("one").await, keyed().await, keyed().await);
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+    std::fs::write(&first, "sk-or-old").unwrap();
+    std::fs::write(&second, "sk-or-other").unwrap();
+    let gateway = |name: &str, address: std::net::SocketAddr, key: &std::path::Path| {
+        format!(
+            "  - {{name: {name}, kind: openrouter, url: 'http://{address}', key: {{file: {}}}, interval_secs: 86400}}\n",
+            key.display()
+        )
+    };
+    let pollers =
+        format!("pollers:\n  gateways:\n{}{}", gateway("a", rotated, &first), gateway("b", other, &second));
+    let text = config("127.0.0.1:0", one.address, "a", &pollers);
+    let live = Live::start(&text).await;
+    let shown = |keys: &Arc<std::sync::Mutex<Vec<String>>>, key: &str| {
+        let keys = keys.lock().unwrap();
+        keys.iter().filter(|shown| shown.ends_with(key)).count()
+    };
+    wait_for("both to be asked", async || {
+        (shown(&keys, "sk-or-old") > 0 && shown(&others, "sk-or-other") > 0).then_some(())
+    })
+    .await;
+    live.wait("plimsoll_source_up", &["gateway:a"], 1.0).await;
+    live.wait("plimsoll_source_up", &["gateway:b"], 1.0).await;
+    let asked = others.lock().unwrap().len();
+    std::fs::write(&first, "sk-or-new").unwrap();
+    assert_eq!(live.requests.reload().await.unwrap(), Vec::<&str>::new(), "nothing waits");
+    wait_for("the new key", async || (shown(&keys, "sk-or-new") > 0).then_some(())).await;
+    assert_eq!(keys.lock().unwrap().last().unwrap(), "Bearer sk-or-new");
+    assert_eq!(others.lock().unwrap().len(), asked, "what did not change is not asked anew");
+    // One that goes is nobody's source any more.
+    let without = text.replace(&gateway("b", other, &second), "");
+    std::fs::write(&live.path, without).unwrap();
+    assert_eq!(live.requests.reload().await.unwrap(), Vec::<&str>::new());
+    wait_for("it to be forgotten", async || {
+        live.metric("plimsoll_source_up", &["gateway:b"]).await.is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_waits_for_the_next_start_is_said_by_the_answer_the_page_and_the_state() {
+    let one = answering("one").await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("plimsoll.yaml");
+    let text = config("127.0.0.1:0", one.address, "a", "admin: {bind: '127.0.0.1:0'}\n");
+    std::fs::write(&path, &text).unwrap();
+    let Sidecar { mut running, .. } = Sidecar::start(&text).await;
+    let (mut reloader, requests) = Reloader::new(&path, |_| None);
+    let admin = running.open_control(Some(requests)).await.unwrap().unwrap();
+    tokio::spawn(async move { reloader.run(&mut running).await });
+    let get =
+        async |path: &str| reqwest::get(format!("http://{admin}{path}")).await.unwrap().text().await.unwrap();
+    let reload = async || {
+        let answer = reqwest::Client::new().post(format!("http://{admin}/-/reload")).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    std::fs::write(&path, format!("{text}limits: {{totals: 7}}\notlp: {{span_ratio: 1}}\n")).unwrap();
+    let (status, said) = reload().await;
+    assert!(status == 200 && said.contains("wait for the next start: otlp, limits.totals"), "{said}");
+    let state: serde_json::Value = serde_json::from_str(&get("/v1/state").await).unwrap();
+    assert_eq!(state["needs_restart"], serde_json::json!(["otlp", "limits.totals"]));
+    assert!(get("/sources").await.contains("otlp, limits.totals"));
+    // What is taken back waits no longer.
+    std::fs::write(&path, &text).unwrap();
+    assert_eq!(reload().await, (200, "Reloaded.\n".to_owned()));
+    assert!(!get("/sources").await.contains("limits.totals"));
+}

@@ -1,6 +1,6 @@
 {{/*
-What the program would refuse with exit 78, and the schema cannot see because it depends on two values. In a
-pod only its log would say why, and a native sidecar that ends holds its workload back: so it is refused here, with
+What the program would not run as it is written, and the schema cannot see because it depends on two values. In a
+pod only its log and a metric would say so, and the routes concerned would answer 503: so it is refused here, with
 path and fix. The rules are those of src/config, and tests/refused.yaml holds both against each other. Left to the
 program: files of authorities, names of more than 63 bytes, a second tail of standard input, parts that it was built
 without.

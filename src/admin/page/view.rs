@@ -324,7 +324,7 @@ pub(super) fn incident(
 /// Where observations come from, and how fresh each is.
 pub(super) fn sources(seen: &Seen<'_>) -> Markup {
     let (snapshot, stats, now) = (seen.snapshot, &seen.facts.stats, seen.snapshot.at);
-    let reload = stats.last_reload_at.get();
+    let (reload, waiting) = (stats.last_reload_at.get(), stats.restart.get());
     html! {
         main #main tabindex="-1" data-now=(now.secs_f64()) {
             h2 { "Sources" }
@@ -342,6 +342,9 @@ pub(super) fn sources(seen: &Seen<'_>) -> Markup {
                     @if stats.last_reload_refused.get() == 1 { span.bad { "the newest one was refused; the one before stays in force" } }
                     @else { "in force" }
                     @if reload > 0 { ", taken " (since(seconds(reload), now)) " ago" }
+                }
+                @if !waiting.is_empty() {
+                    dt { "Waits for the next start" } dd { span.bad { (waiting.join(", ")) } }
                 }
                 dt { "Queue" } dd { (stats.queue_depth.get()) " observations wait" }
                 dt { "No longer fitted" } dd { (snapshot.folded) " buckets, rejections or totals" }

@@ -289,6 +289,10 @@ fn sources(state: &State) -> Vec<Line<'static>> {
             level(1.0),
         ));
     }
+    if !state.needs_restart.is_empty() {
+        let text = format!("These settings wait for the next start: {}.", state.needs_restart.join(", "));
+        lines.push(Line::styled(clean(&text), level(1.0)));
+    }
     lines
 }
 
@@ -390,6 +394,7 @@ mod tests {
             sources: vec![SourceRow { source: "hop".to_owned(), up: true, newest: None, told: 42, lost: 0 }],
             in_flight: [("api".to_owned(), 3)].into(),
             config_refused: true,
+            needs_restart: Vec::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use super::{Env, OtlpError};
 use crate::config::{self, OtlpProtocol};
+use crate::files;
 use opentelemetry::{Key, KeyValue};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::resource::{EnvResourceDetector, ResourceDetector};
@@ -87,7 +88,7 @@ impl Certificates {
     pub(super) fn read(signal: Signal, env: Env<'_>) -> Result<Self, OtlpError> {
         let file = |what: &str| -> Result<Option<Vec<u8>>, OtlpError> {
             let Some((name, path)) = of_signal(env, signal, what) else { return Ok(None) };
-            let read = std::fs::read(&path);
+            let read = files::read(std::path::Path::new(&path), files::CERTIFICATES);
             read.map(Some)
                 .map_err(|error| OtlpError::Setting(format!("{name}: cannot read `{path}`: {error}")))
         };

@@ -41,7 +41,7 @@ pub fn spawn(
         forward = Some(forwarder);
         tasks.push(task);
     }
-    let receiver = Receiver::new(intake.teller("otlp"), config.token.clone(), forward);
+    let receiver = Receiver::new(intake.teller("otlp"), config.token.as_deref().cloned(), forward);
     tasks.push(tokio::spawn(receiver.clone().tell_what_waits()));
     tasks.extend(grpc.map(|listener| tokio::spawn(receive::grpc(listener, receiver.clone()))));
     tasks.extend(http.map(|listener| tokio::spawn(receive::http(listener, receiver))));

@@ -16,7 +16,7 @@ use super::tap::{CallTap, Meter, RequestTap};
 use super::tunnel;
 use super::upstream::{Lease, Upstream, UpstreamError};
 use super::wire::Line;
-use crate::config::Route;
+use crate::config::{Closed, Route};
 use crate::ledger::InFlight;
 use crate::observation::Outcome;
 use crate::route::Surface;
@@ -51,11 +51,16 @@ pub(super) struct Target {
     pub(super) signer: Option<Arc<resign::Signer>>,
 }
 
+const NO_CONNECT: &str =
+    "This is a reverse proxy: set the API's base URL to it, not HTTPS_PROXY. CONNECT is refused.";
+
 /// The routes of one listener, longest prefix first.
 #[derive(Debug)]
 pub(super) struct Forwarder {
     /// Where requests go.
     pub(super) targets: Vec<Target>,
+    /// Paths whose route cannot be used, longest prefix first.
+    pub(super) closed: Vec<Closed>,
     /// What measures them.
     pub(super) meter: Arc<Meter>,
 }
@@ -86,12 +91,11 @@ impl Forwarder {
         client: Option<&Connection>,
     ) -> Response<AnswerBody> {
         if request.method() == Method::CONNECT {
-            let text =
-                "This is a reverse proxy: set the API's base URL to it, not HTTPS_PROXY. CONNECT is refused.";
-            return own_response(Surface::Unknown, StatusCode::METHOD_NOT_ALLOWED, text);
+            return own_response(Surface::Unknown, StatusCode::METHOD_NOT_ALLOWED, NO_CONNECT);
         }
-        let Some(target) = self.targets.iter().find(|t| serves(&t.route.prefix, request.uri().path())) else {
-            return self.no_route(request.uri().path());
+        let target = match self.target(request.uri().path()) {
+            Ok(target) => target,
+            Err(closed) => return self.no_route(request.uri().path(), closed),
         };
         let wanted = tunnel::wanted(&mut request, client);
         if target.route.refuse_websocket && wanted.as_ref().is_some_and(tunnel::Wanted::is_websocket) {
@@ -138,13 +142,31 @@ impl Forwarder {
 impl Forwarder {
     /// What a client is told whose base URL lacks a prefix. Clients show a bare 404 as a model that does
     /// not exist, so the text says what to set.
-    fn no_route(&self, path: &str) -> Response<AnswerBody> {
+    fn no_route(&self, path: &str, closed: Option<&Closed>) -> Response<AnswerBody> {
+        let surface = spoken(Surface::Unknown, path);
+        if let Some(closed) = closed {
+            return own_response(surface, StatusCode::SERVICE_UNAVAILABLE, &closed.why);
+        }
         let prefixes: Vec<&str> = self.targets.iter().map(|t| &*t.route.prefix).take(MOST_NAMED).collect();
         let text = format!(
             "No route serves this path. Set the client's base URL to this proxy's address and one of: {}.",
             prefixes.join(", ")
         );
-        own_response(spoken(Surface::Unknown, path), StatusCode::NOT_FOUND, &text)
+        own_response(surface, StatusCode::NOT_FOUND, &text)
+    }
+
+    /// The route of a path. Where the one that is meant cannot be used, nobody else's upstream is asked instead.
+    fn target(&self, path: &str) -> Result<&Target, Option<&Closed>> {
+        let target = self.targets.iter().find(|t| serves(&t.route.prefix, path));
+        let least = target.map_or(0, |target| target.route.prefix.len());
+        let meant = |closed: &&Closed| match &closed.prefix {
+            Some(prefix) => prefix.len() >= least && serves(prefix, path),
+            None => true,
+        };
+        match self.closed.iter().find(meant) {
+            Some(closed) => Err(Some(closed)),
+            None => target.ok_or(None),
+        }
     }
 }
 

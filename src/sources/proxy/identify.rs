@@ -4,6 +4,7 @@
 //! subscription and a plain bearer does not prove a gateway (the newest SDKs send API keys as
 //! bearers): the surface told here is a suggestion, which the answer's header family corrects.
 
+use crate::config::Secret;
 use crate::dialects::places;
 use crate::fingerprint;
 use crate::observation::{AuthKind, Client, Credential, Fingerprint};
@@ -27,7 +28,7 @@ impl std::fmt::Debug for Credentials {
 
 impl Credentials {
     /// Credentials by alias, hashed with `key`, or with a random key of this process.
-    pub fn new(key: Option<&SecretString>, named: &[(Arc<str>, SecretString)]) -> Self {
+    pub fn new(key: Option<&SecretString>, named: &[(Arc<str>, Secret)]) -> Self {
         let key = fingerprint::key(key);
         let aliases = named
             .iter()
@@ -123,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_configured_credential_is_named_and_others_are_not() {
-        let named = [(Arc::from("ci"), SecretString::from("sk-ant-api03-one"))];
+        let named = [(Arc::from("ci"), Secret::from("sk-ant-api03-one"))];
         let credentials = Credentials::new(Some(&SecretString::from("fleet key")), &named);
         let (kind, one) = credentials.of(&head("x-api-key", "sk-ant-api03-one"));
         assert_eq!((kind, one.label()), (AuthKind::ApiKey, "ci"));
@@ -137,7 +138,7 @@ mod tests {
 
     #[test]
     fn one_key_is_one_credential_however_it_is_sent() {
-        let named = [(Arc::from("ci"), SecretString::from("sk-ant-api03-two"))];
+        let named = [(Arc::from("ci"), Secret::from("sk-ant-api03-two"))];
         let credentials = Credentials::new(Some(&SecretString::from("fleet key")), &named);
         for key in ["sk-ant-api03-one", "sk-ant-api03-two", "sk-ant-oat01-three", "eyJhbGciOiJub25lIn0.e30."]
         {

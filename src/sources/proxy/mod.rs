@@ -24,7 +24,7 @@ mod tunnel;
 mod upstream;
 mod wire;
 
-use crate::config::{Listener, Route, ServerTls};
+use crate::config::{Closed, Listener, Route, ServerTls};
 use crate::route::RouteName;
 use crate::stop::{self, Stop, Stopper};
 use arc_swap::ArcSwap;
@@ -125,10 +125,29 @@ pub fn prepare(listener: &Listener, meter: &Arc<Meter>, old: Option<&Hop>) -> Re
         Some(tls) => Some(acceptor(tls, listener.bind)?),
     };
     Ok(Prepared {
-        forwarder: Arc::new(Forwarder { targets, meter: meter.clone() }),
+        forwarder: Arc::new(Forwarder { targets, closed: listener.closed.clone(), meter: meter.clone() }),
         acceptor: Arc::new(acceptor),
         listener: listener.clone(),
     })
+}
+
+/// Takes out of a listener what cannot be used of its certificates: routes, which then are answered so.
+///
+/// # Errors
+/// If the listener's own cannot be used: it must not open without them.
+pub fn without_faults(listener: &mut Listener) -> Result<Vec<String>, String> {
+    if let Some(tls) = &listener.tls {
+        acceptor(tls, listener.bind).map_err(|error| error.to_string())?;
+    }
+    let mut problems = Vec::new();
+    listener.routes.retain(|route| {
+        let Err(error) = Upstream::new(route) else { return true };
+        let why = format!("The certificates of route \"{}\" cannot be used; the log says why.", route.name);
+        listener.closed.push(Closed { prefix: Some(route.prefix.clone()), why: why.into() });
+        problems.push(error.to_string());
+        false
+    });
+    Ok(problems)
 }
 
 fn acceptor(tls: &ServerTls, bind: SocketAddr) -> Result<Acceptor, StartError> {

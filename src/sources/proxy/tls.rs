@@ -1,6 +1,7 @@
 //! TLS on both sides: what a listener shows, what an upstream must show, certificates of clients.
 
 use crate::config::{Route, ServerTls};
+use crate::files;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -29,7 +30,7 @@ pub(super) fn server(tls: &ServerTls) -> Result<ServerConfig, String> {
             builder.with_client_cert_verifier(verifier.map_err(|e| at(file, e))?)
         }
     };
-    let key = PrivateKeyDer::from_pem_file(&tls.key_file).map_err(|e| at(&tls.key_file, e))?;
+    let key = key(&tls.key_file)?;
     let mut config =
         builder.with_single_cert(certificates(&tls.cert_file)?, key).map_err(|e| at(&tls.cert_file, e))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -48,7 +49,7 @@ pub(super) fn client(route: &Route) -> Result<ClientConfig, String> {
     match &route.client_cert_file {
         None => Ok(builder.with_no_client_auth()),
         Some(file) => {
-            let key = PrivateKeyDer::from_pem_file(file).map_err(|e| at(file, e))?;
+            let key = key(file)?;
             builder.with_client_auth_cert(certificates(file)?, key).map_err(|e| at(file, e))
         }
     }
@@ -81,8 +82,17 @@ fn add_file(roots: &mut RootCertStore, file: &Path) -> Result<(), String> {
     Ok(())
 }
 
+fn read(file: &Path) -> Result<Vec<u8>, String> {
+    files::read(file, files::CERTIFICATES).map_err(|e| at(file, e))
+}
+
+fn key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(&read(file)?).map_err(|e| at(file, e))
+}
+
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).map_err(|e| at(file, e))?.collect();
+    let pem = read(file)?;
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match read {
         Ok(certificates) if certificates.is_empty() => Err(at(file, "holds no certificate in PEM form")),
         Ok(certificates) => Ok(certificates),
