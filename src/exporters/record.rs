@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use serde_json::Value;
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -106,7 +107,9 @@ impl Log {
         let file = open(&recording.path)?;
         let bytes = file.metadata()?.len();
         let Recording { path, max_bytes } = recording.clone();
-        Ok(Self { path, file: Some(file), bytes, max_bytes, torn: false })
+        // Whoever wrote it before may have been ended in the middle of a line.
+        let torn = !ends_a_line(&path, bytes);
+        Ok(Self { path, file: Some(file), bytes, max_bytes, torn })
     }
 
     fn write(&mut self, line: &str) -> std::io::Result<()> {
@@ -121,14 +124,27 @@ impl Log {
             Some(file) => file,
             none => none.insert(open(&self.path)?),
         };
-        // One write for a line: a reader meets whole lines. What a full disk tore gets a line of its own.
+        // One write for a line: a reader meets whole lines.
         let text = format!("{}{line}\n", if self.torn { "\n" } else { "" });
-        self.torn = true;
-        file.write_all(text.as_bytes())?;
+        let before = file.metadata()?.len();
+        if let Err(error) = file.write_all(text.as_bytes()) {
+            // A full disk takes a part of a line: that is taken back, or else gets a line of its own.
+            self.torn = file.set_len(before).is_err();
+            return Err(error);
+        }
         self.torn = false;
         self.bytes += text.len() as u64;
         Ok(())
     }
+}
+
+/// True if what stands in a file is whole lines.
+fn ends_a_line(path: &Path, bytes: u64) -> bool {
+    let mut last = [b'\n'];
+    let Some(at) = bytes.checked_sub(1) else { return true };
+    // What cannot be read is believed to be whole.
+    File::open(path).and_then(|file| file.read_exact_at(&mut last, at)).unwrap_or_default();
+    last == *b"\n"
 }
 
 /// For its owner alone: what limits a team has is nobody else's business.

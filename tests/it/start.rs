@@ -266,3 +266,42 @@ async fn check_refuses_what_has_no_end() {
         assert!(code == Some(78) && said.contains(wanted), "{text}: {said}");
     }
 }
+
+/// A file that may grow no further is what a full disk is.
+#[tokio::test]
+async fn a_full_disk_leaves_no_torn_line() {
+    let upstream = upstream().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, record) = (dir.path().join("plimsoll.yaml"), dir.path().join("answers.jsonl"));
+    std::fs::write(
+        &path,
+        format!(
+            "{PORTS}listeners:\n- bind: 127.0.0.1:0\n  routes: [{{name: api, upstream: 'http://{}'}}]\n",
+            upstream.address
+        ),
+    )
+    .unwrap();
+    let mut command = Command::new("sh");
+    let script = "trap '' XFSZ; ulimit -f 4; exec \"$@\"";
+    command.env_clear().args([
+        "-c",
+        script,
+        "sh",
+        env!("CARGO_BIN_EXE_plimsoll"),
+        "run",
+        "--log-format",
+        "json",
+        "--config",
+    ]);
+    let process = Process::of(command.arg(&path).arg("--record").arg(&record));
+    let hop = process.address("hop listens").await;
+    wait_for("the disk to be full", async || {
+        assert_eq!(asked(&hop, "/v1/messages").await.0, 200);
+        process.metric("plimsoll_exports_total", &["record", "failed"]).await.filter(|n| *n >= 2.0)
+    })
+    .await;
+    let text = std::fs::read_to_string(&record).unwrap();
+    assert!(text.ends_with('\n') && text.lines().count() > 2, "{text}");
+    assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{text}");
+    process.end().await;
+}
