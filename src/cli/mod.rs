@@ -30,7 +30,10 @@ use std::io::IsTerminal;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 /// A configuration that cannot be used.
 const EX_CONFIG: u8 = 78;
@@ -160,14 +163,19 @@ fn partly(path: &Path) -> Config {
 /// log reader must not stall the traffic. The guard writes out what is left when it is dropped.
 fn start_logging(format: LogFormat, default: &str) -> tracing_appender::non_blocking::WorkerGuard {
     let filter = EnvFilter::try_from_env("PLIMSOLL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    // Who asks for the SDK by name wants to hear it.
+    let asked = std::env::var("PLIMSOLL_LOG").is_ok_and(|levels| levels.contains("opentelemetry"));
+    let of_export = filter_fn(move |meta| asked || !is_of_an_export(meta.target(), meta.name()));
     let queue = tracing_appender::non_blocking::NonBlockingBuilder::default();
     let (writer, guard) =
         queue.buffered_lines_limit(LOG_QUEUE).lossy(true).finish(Visible(std::io::stderr()));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
-    let started = match format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => log.json().try_init(),
+    let log = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false);
+    let log = match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => log.json().boxed(),
     };
+    let log = log.with_filter(of_export).with_filter(filter);
+    let started = tracing_subscriber::registry().with(log).try_init();
     if let Err(error) = started {
         say(&format!("logging could not start: {error}"));
     }
@@ -190,6 +198,12 @@ impl<W: std::io::Write> std::io::Write for Visible<W> {
     fn flush(&mut self) -> std::io::Result<()> {
         self.0.flush()
     }
+}
+
+/// What OpenTelemetry's SDK says of each export that fails, several lines for one: the exporters say it once.
+fn is_of_an_export(target: &str, name: &str) -> bool {
+    let failed = ["Export.Failed", "ExportError", "ExportFailed", "NetworkError", "StatusError", "Throttled"];
+    target.starts_with("opentelemetry") && failed.iter().any(|word| name.contains(word))
 }
 
 /// Log lines that may wait for their reader.

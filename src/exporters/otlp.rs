@@ -31,7 +31,7 @@ use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider, Temporality};
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -216,8 +216,9 @@ impl Ready {
     /// is counted in `stats`.
     pub fn start(self, stats: &Arc<Stats>) -> Pipeline {
         let meters = self.metrics.map(|exporter| {
+            let told = Told::of("metrics");
             let mut reader =
-                PeriodicReader::builder(CountedMetrics { inner: exporter, stats: stats.clone() });
+                PeriodicReader::builder(CountedMetrics { inner: exporter, stats: stats.clone(), told });
             if let Some(interval) = self.interval {
                 reader = reader.with_interval(interval);
             }
@@ -231,7 +232,11 @@ impl Ready {
                 .with_resource(self.resource)
                 // We sample ourselves: failures are always kept, whatever the caller decided.
                 .with_sampler(Sampler::AlwaysOn)
-                .with_batch_exporter(CountedSpans { inner: exporter, stats: stats.clone() })
+                .with_batch_exporter(CountedSpans {
+                    inner: exporter,
+                    stats: stats.clone(),
+                    told: Told::of("spans"),
+                })
                 .build()
         });
         Pipeline { meters, tracers }
@@ -320,10 +325,42 @@ fn observe<T>(
     }
 }
 
+/// Says when a collector no longer takes what it is sent, and when it does again: a line for each, however long it is
+/// away and however often it is tried. What the SDK says of each try is left out of the log.
+#[derive(Debug)]
+struct Told {
+    what: &'static str,
+    failures: AtomicU64,
+}
+
+impl Told {
+    const fn of(what: &'static str) -> Self {
+        Self { what, failures: AtomicU64::new(0) }
+    }
+
+    fn tell(&self, result: &OTelSdkResult) {
+        let what = self.what;
+        match result {
+            Ok(()) => {
+                let failures = self.failures.swap(0, Relaxed);
+                if failures > 0 {
+                    tracing::info!(what, failures, "the collector takes the exports again");
+                }
+            }
+            Err(error) => {
+                if self.failures.fetch_add(1, Relaxed) == 0 {
+                    tracing::warn!(what, %error, "the collector takes no exports; it is tried on, and said when it does");
+                }
+            }
+        }
+    }
+}
+
 /// Counts what becomes of each export; the SDK keeps that to itself.
 struct CountedMetrics {
     inner: MetricExporter,
     stats: Arc<Stats>,
+    told: Told,
 }
 
 impl PushMetricExporter for CountedMetrics {
@@ -334,6 +371,7 @@ impl PushMetricExporter for CountedMetrics {
         } else {
             self.stats.otlp.failed.up()
         }
+        self.told.tell(&result);
         result
     }
 
@@ -354,6 +392,7 @@ impl PushMetricExporter for CountedMetrics {
 struct CountedSpans {
     inner: SpanExporter,
     stats: Arc<Stats>,
+    told: Told,
 }
 
 impl opentelemetry_sdk::trace::SpanExporter for CountedSpans {
@@ -365,6 +404,7 @@ impl opentelemetry_sdk::trace::SpanExporter for CountedSpans {
         } else {
             self.stats.spans.failed.add(spans)
         }
+        self.told.tell(&result);
         result
     }
 

@@ -1,12 +1,15 @@
 //! A start with a configuration that cannot be used: the workload starts, and nothing opens or sends that should not.
 
 use crate::support::raw::Upstream;
-use crate::support::{PATIENCE, wait_for};
+use crate::support::{PATIENCE, serve_http1, wait_for};
+use http::StatusCode;
+use http_body_util::Full;
 use plimsoll::app::{self, Running, Seams};
 use plimsoll::config::Config;
 use serde_json::Value;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -303,5 +306,60 @@ async fn a_full_disk_leaves_no_torn_line() {
     let text = std::fs::read_to_string(&record).unwrap();
     assert!(text.ends_with('\n') && text.lines().count() > 2, "{text}");
     assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{text}");
+    process.end().await;
+}
+
+/// Exports failed this often before the log is looked at.
+const FAILURES: f64 = 4.0;
+
+fn exporting(upstream: &Upstream, dir: &Path, endpoint: std::net::SocketAddr, protocol: &str) -> Process {
+    let path = dir.join("plimsoll.yaml");
+    let text = format!(
+        "{PORTS}otlp: {{endpoint: 'http://{endpoint}', protocol: {protocol}, interval_secs: 1}}\nlisteners:\n- bind: 127.0.0.1:0\n  routes: [{{name: api, upstream: 'http://{}'}}]\n",
+        upstream.address
+    );
+    std::fs::write(&path, text).unwrap();
+    Process::start(&path, &[], &[])
+}
+
+/// Waits until exports have failed for a while; then one line has said so.
+async fn failed_for_a_while(process: &Process) {
+    wait_for("failures", async || {
+        let failed = process.metric("plimsoll_exports_total", &["otlp_metrics", "failed"]).await;
+        failed.filter(|n| *n >= FAILURES)
+    })
+    .await;
+    let (said, errors) = (process.lines("WARN"), process.lines("ERROR"));
+    assert_eq!((said.len(), errors.len()), (1, 0), "{said:?} {errors:?}");
+    assert!(said[0].contains("the collector takes no exports") && said[0].contains("metrics"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_collector_that_is_away_costs_a_line_and_so_does_its_return() {
+    let (upstream, dir) = (upstream().await, tempfile::tempdir().unwrap());
+    // Bound and not listening: nobody is there, and no other test gets the port.
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let process = exporting(&upstream, dir.path(), nobody.local_addr().unwrap(), "grpc");
+    failed_for_a_while(&process).await;
+    process.end().await;
+    let back = Arc::new(AtomicBool::new(false));
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let there = back.clone();
+    serve_http1(listener, move |_| {
+        let mut answer = http::Response::new(Full::<bytes::Bytes>::default());
+        *answer.status_mut() =
+            if there.load(Relaxed) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        async move { answer }
+    });
+    let process = exporting(&upstream, dir.path(), address, "http/protobuf");
+    failed_for_a_while(&process).await;
+    back.store(true, Relaxed);
+    let again = || process.lines("INFO").into_iter().filter(|line| line.contains("takes the exports again"));
+    let line = wait_for("its return", async || again().next()).await;
+    let fields: Value = serde_json::from_str(&line).unwrap();
+    assert!(fields["failures"].as_f64() >= Some(FAILURES), "{line}");
+    assert_eq!((again().count(), process.lines("WARN").len()), (1, 1));
     process.end().await;
 }
