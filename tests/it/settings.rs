@@ -52,6 +52,7 @@ fn full(certs: &Certs) -> Value {
             "routes": [{
                 "name": "api", "prefix": "/a", "strip_prefix": true, "upstream": "http://127.0.0.1:9", "surface": "bedrock",
                 "region": "r", "project": "p", "ca_file": file("ca.pem"), "client_cert_file": file("client.pem"), "http2": false,
+                "repair_paths": true, "websocket": "tunnel",
                 "resign": {"region": "us-east-1", "service": "bedrock", "any_caller": false}
             }]
         }],
@@ -131,6 +132,7 @@ fn other(path: &str, value: &Value, certs: &Certs) -> Value {
         ("gateways[].route", "third"),
         ("aws[].project", "210987654321"),
         ("sources.tails[].fields{}", "other"),
+        ("websocket", "refuse"),
     ];
     if let Some((_, word)) = words.iter().find(|(end, _)| path.ends_with(end)) {
         return json!(word);
@@ -172,13 +174,16 @@ async fn every_setting_is_applied_by_a_reload_or_said_to_wait_for_the_next_start
     let schema = Config::schema();
     settings(&schema, &schema, "", &mut all);
     assert!(all.len() > 120, "{all:?}");
-    let full = full(&certs);
-    let before = parse(&full, false);
+    let whole = full(&certs);
+    let first = parse(&whole, false);
     let seams = Seams { env: |_| None, ..Seams::default() };
-    let mut running = app::start(before.clone(), seams).await.unwrap();
+    let mut running = app::start(first.clone(), seams).await.unwrap();
     running.open_control(None).await.unwrap();
     let mut waits = BTreeSet::new();
     for setting in &all {
+        let full = if setting.ends_with("repair_paths") { repairable(&whole) } else { whole.clone() };
+        let before = parse(&full, false);
+        running.reload(&before).await.unwrap();
         let mut changed = full.clone();
         let value = at(&mut changed, setting);
         *value = other(setting, value, &certs);
@@ -207,15 +212,25 @@ async fn every_setting_is_applied_by_a_reload_or_said_to_wait_for_the_next_start
     }
     assert_eq!(waits, documented());
     // Every secret, read anew from where it was.
-    let secrets = all.iter().filter(|setting| is_secret(&full, setting)).count();
+    running.reload(&first).await.unwrap();
+    let secrets = all.iter().filter(|setting| is_secret(&whole, setting)).count();
     assert!(secrets >= 8, "{secrets}");
-    let rotated = parse(&full, true);
-    let sections = before.changes(&rotated);
+    let rotated = parse(&whole, true);
+    let sections = first.changes(&rotated);
     for section in ["credentials", "fingerprint_key", "alerts", "admin", "sources.otlp", "pollers"] {
         assert!(sections.contains(&section), "{section}: {sections:?}");
     }
     assert_eq!(running.reload(&rotated).await.unwrap(), ["sources.otlp"]);
     running.shutdown().await;
+}
+
+/// With a route whose paths are repaired: to the provider's own host, and not signed anew.
+fn repairable(full: &Value) -> Value {
+    let mut full = full.clone();
+    let route = full["listeners"][0]["routes"][0].as_object_mut().unwrap();
+    route.insert("upstream".into(), json!("http://api.anthropic.com:9"));
+    route.remove("resign");
+    full
 }
 
 fn is_secret(full: &Value, setting: &str) -> bool {
