@@ -170,6 +170,13 @@ these come from `.Values.config`, each unless `poller.config` has it; nothing el
 {{- end -}}
 
 {{/*
+Where the last good configuration is kept: a container that is started again with a broken one runs that.
+*/}}
+{{- define "plimsoll.stateDir" -}}
+/var/lib/plimsoll
+{{- end -}}
+
+{{/*
 What holds in every pod. Takes what plimsoll.check takes. The metrics port must answer on the pod's address,
 because the kubelet and Prometheus come from outside.
 */}}
@@ -181,6 +188,7 @@ because the kubelet and Prometheus come from outside.
 {{- fail (printf "%s.metrics.bind: %s is a loopback address, where neither probes nor Prometheus reach it; use 0.0.0.0 or [::]" $path $metrics.bind) -}}
 {{- end -}}
 {{- $_ := set $config "metrics" $metrics -}}
+{{- $_ := set $config "state_dir" ($config.state_dir | default (include "plimsoll.stateDir" .root)) -}}
 {{- $sources := $config.sources | default dict -}}
 {{- with $sources.envoy_als -}}
 {{- if not (or (include "plimsoll.loopback" .bind) .any_sender) -}}

@@ -60,7 +60,7 @@ that would end the calls in flight. What is read only at the start must.
 {{- end -}}
 
 {{- define "plimsoll.checksumOf" -}}
-{{- $start := pick . "metrics" "admin" "otlp" "evidence" "limits" "pollers" -}}
+{{- $start := pick . "otlp" "limits" -}}
 {{- with omit (.sources | default dict) "routes" -}}
 {{- $_ := set $start "sources" . -}}
 {{- end -}}
@@ -75,6 +75,9 @@ running pod.
 - name: plimsoll-config
   configMap:
     name: {{ include "plimsoll.fullname" . }}
+# Without a size limit: a full one would evict the pod, and the workload with it.
+- name: plimsoll-state
+  emptyDir: {}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
@@ -157,6 +160,8 @@ hop listens; a plain container cannot hold others back.
     - name: plimsoll-config
       mountPath: /etc/plimsoll
       readOnly: true
+    - name: plimsoll-state
+      mountPath: {{ include "plimsoll.stateDir" $root }}
     {{- with $mounts }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
