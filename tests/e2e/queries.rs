@@ -2,6 +2,8 @@
 //! panel's thresholds give them.
 
 use crate::programs::root;
+use crate::support::PATIENCE;
+use crate::support::process::output;
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -66,8 +68,8 @@ async fn check(series: &[(&str, &str)], asked: &[Asked<'_>]) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("queries.test.yaml");
     std::fs::write(&file, &test).unwrap();
-    let run = tokio::process::Command::new("promtool").args(["test", "rules"]).arg(&file).output();
-    let run = run.await.expect("promtool is there (scripts/e2e-deps.sh)");
+    let mut promtool = tokio::process::Command::new("promtool");
+    let run = output(promtool.args(["test", "rules"]).arg(&file), PATIENCE).await;
     assert!(
         run.status.success(),
         "{}{}\n{test}",
