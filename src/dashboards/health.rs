@@ -68,8 +68,10 @@ fn graphs() -> Vec<Panel> {
     .drawn(Form::Bars)
     .with(Query(lost(&catalogue::LATE), "came too late"))
     .with(Query(lost(&catalogue::UNREADABLE), "unreadable headers"))
-    .with(Query(lost(&catalogue::UNREAD_BODIES), "bodies not decoded"))
-    .with(Query(lost(&catalogue::UNMEASURED_BODIES), "bodies without memory for a decoder"));
+    .with(Query(
+        format!("{} + {}", lost(&catalogue::UNREAD_BODIES), lost(&catalogue::UNMEASURED_BODIES)),
+        "bodies not decoded",
+    ));
     vec![
         measuring,
         Panel::lines(
