@@ -23,6 +23,7 @@ use crate::exporters::{alertmanager, calls, otlp, record, spans};
 use crate::fingerprint;
 use crate::ledger::Ledger;
 use crate::observation::{Observation, Quotas};
+use crate::overload::Overload;
 use crate::owner::Names;
 use crate::pollers::runner::{self, Schedule};
 use crate::pollers::status_page::{self, StatusPage};
@@ -45,8 +46,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-/// Most bytes that all open decoders together hold.
-const DECODERS: usize = 64 * 1024 * 1024;
+/// The part of the memory limit that all open decoders together may hold: a quarter.
+const DECODERS: u64 = 4;
 
 /// What a test or the demo may put in place of the real thing.
 pub struct Seams {
@@ -172,17 +173,22 @@ struct Shared {
     next_id: Arc<AtomicU64>,
     read_head: ReadHead,
     decoders: DecoderBudget,
+    overload: Overload,
 }
 
 impl Shared {
-    fn new(ledger: Arc<Ledger>, observations: mpsc::Sender<Observation>, read_head: ReadHead) -> Self {
-        Self {
-            ledger,
-            observations,
-            next_id: Arc::default(),
-            read_head,
-            decoders: DecoderBudget::new(DECODERS),
-        }
+    fn new(
+        config: &Config,
+        ledger: Arc<Ledger>,
+        observations: mpsc::Sender<Observation>,
+        read_head: ReadHead,
+        stats: &Arc<Stats>,
+    ) -> Self {
+        let overload = Overload::new(config.memory_limit);
+        overload.watch(stats);
+        let decoders = usize::try_from(overload.limit() / DECODERS).unwrap_or(usize::MAX);
+        let decoders = DecoderBudget::new(decoders);
+        Self { ledger, observations, next_id: Arc::default(), read_head, decoders, overload }
     }
 }
 
@@ -205,7 +211,7 @@ pub async fn start(mut config: Config, mut seams: Seams) -> Result<Running, AppE
     let ledger = Arc::new(Ledger::new(config.max_totals));
     let mut faults = Faults { lenient: seams.lenient, all: Vec::new() };
     let admin = metrics_port(&config, seams.admin.take()).await?;
-    let shared = Shared::new(ledger.clone(), observations, seams.read_head());
+    let shared = Shared::new(&config, ledger.clone(), observations, seams.read_head(), &stats);
     let meter = meter(&config, &shared, &stats, &clock);
     let hops = first_hops(&mut config, meter, &mut faults).await?;
     let (rules, rules_rx) = watch::channel(rules_of(&config));
@@ -425,6 +431,7 @@ fn meter(config: &Config, shared: &Shared, stats: &Arc<Stats>, clock: &Clock) ->
         read_head: shared.read_head,
         next_id: shared.next_id.clone(),
         decoders: shared.decoders.clone(),
+        overload: shared.overload.clone(),
     })
 }
 

@@ -34,6 +34,7 @@ pub mod http_server;
 pub mod ledger;
 pub mod mapping;
 pub mod outgoing;
+pub mod overload;
 pub mod pollers;
 pub mod recorded;
 pub mod reference;

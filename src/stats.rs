@@ -206,6 +206,12 @@ pub struct Stats {
     /// Responses that passed without being decoded to their end, because the decoders that were open
     /// held all the memory that there is for them.
     pub unmeasured_bodies: Count,
+    /// Requests that were answered with 503 because memory was short.
+    pub overloaded: Count,
+    /// Bytes that the process holds.
+    pub memory_held: Count,
+    /// Bytes that it may hold.
+    pub memory_limit: Count,
     /// Observations in the queue to the engine.
     pub queue_depth: Count,
     /// Configurations that were put in place, the first one among them.

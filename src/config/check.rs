@@ -13,6 +13,7 @@ use super::{
 use crate::engine::{BookLimits, Thresholds};
 use crate::files;
 use crate::limit::Knobs;
+use crate::overload::LEAST_LIMIT;
 use crate::owner::{OwnerRule, Owners, Pattern};
 use crate::route::{ModelGroups, OwnerId, OwnerKind, RouteName, Surface, UNNAMED};
 use http::Uri;
@@ -119,6 +120,8 @@ impl Checker<'_> {
             ..defaults
         };
         let max_totals = self.rows(file.limits.totals, "limits.totals", MAX_TOTALS, 450);
+        let memory_limit =
+            file.memory_limit.and_then(|limit| self.bytes(&limit, "memory_limit", LEAST_LIMIT));
         Config {
             state_dir,
             external_url: external_url.map(|uri| uri.to_string().trim_end_matches('/').to_owned()),
@@ -140,9 +143,32 @@ impl Checker<'_> {
             quotas,
             counting,
             max_totals,
+            memory_limit,
             unread: Vec::new(),
             text: "".into(),
         }
+    }
+
+    /// An amount of memory with its unit.
+    fn bytes(&mut self, value: &Spanned<String>, path: &str, least: u64) -> Option<u64> {
+        let text = value.value.trim();
+        let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+        let factor = match unit.trim() {
+            "MiB" | "Mi" => Some(1_u64 << 20),
+            "GiB" | "Gi" => Some(1 << 30),
+            "MB" | "M" => Some(1_000_000),
+            "GB" | "G" => Some(1_000_000_000),
+            _ => None,
+        };
+        let amount = text[..text.len() - unit.len()].parse::<u64>().ok();
+        let bytes = factor.zip(amount).and_then(|(factor, amount)| amount.checked_mul(factor));
+        if bytes.is_none_or(|bytes| bytes < least) {
+            let least = least >> 20;
+            let message =
+                format!("`{text}` is not an amount of at least {least}MiB; write `256MiB` or `1GiB`");
+            self.problem(value, path, message);
+        }
+        bytes
     }
 
     pub(super) fn rows(

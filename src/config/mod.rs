@@ -60,6 +60,8 @@ pub struct Config {
     pub book: BookLimits,
     /// Most rows of totals.
     pub max_totals: usize,
+    /// Most memory of the process, in bytes; that of its cgroup where absent.
+    pub memory_limit: Option<u64>,
     /// Sources outside of the path.
     pub sources: sources::Sources,
     /// Quota APIs that are asked.

@@ -30,6 +30,22 @@ fn the_longest_prefix_stands_first() {
 }
 
 #[test]
+fn an_amount_of_memory_has_a_unit() {
+    for (text, bytes) in
+        [("256MiB", 256 << 20), ("1 GiB", 1 << 30), ("64Mi", 64 << 20), ("300MB", 300_000_000)]
+    {
+        let config = parse(&format!("memory_limit: {text}\n")).unwrap();
+        assert_eq!(config.memory_limit, Some(bytes), "{text}");
+    }
+    assert_eq!(parse("").unwrap().memory_limit, None);
+    for text in ["256", "256KiB", "16MiB", "MiB", "-1GiB", "99999999999999999999GiB", "'1.5GiB'"] {
+        let complaint = complaint(&format!("memory_limit: {text}\n"));
+        assert!(complaint.starts_with("line 1, column 15: memory_limit: `"), "{complaint}");
+        assert!(complaint.ends_with("write `256MiB` or `1GiB`"), "{complaint}");
+    }
+}
+
+#[test]
 fn every_problem_names_its_place_and_the_fix() {
     let text = r#"
 external_url: plimsoll.example.com

@@ -49,6 +49,10 @@ pub(super) struct File {
     pub(super) otlp: Otlp,
     /// Bounds of what is kept in memory.
     pub(super) limits: Limits,
+    /// Most memory of the process, with its unit (`256MiB`, `1GiB`). Default: the limit of its cgroup, which is the
+    /// container's, else 1 GiB. Near it bodies are held back first, then new requests get 503.
+    #[schemars(with = "Option<String>")]
+    pub(super) memory_limit: Option<Spanned<String>>,
     /// Sources outside of the traffic's path. With any of them `listeners` may be empty.
     pub(super) sources: sources::Sources,
     /// Quota APIs that are asked. With pollers `listeners` may be empty: then this process only polls, and

@@ -183,6 +183,9 @@ catalogue! {
     UNREADABLE = "plimsoll.headers.unreadable", "{header}", Counter, &[], "Limit headers that could not be read, contradicted each other or were too long.";
     UNREAD_BODIES = "plimsoll.bodies.unread", "{response}", Counter, &[], "Answers whose body could not be decoded for its usage.";
     UNMEASURED_BODIES = "plimsoll.bodies.unmeasured", "{response}", Counter, &[], "Compressed responses whose usage was not read to the end because all memory for decoders was in use. The response itself passed.";
+    OVERLOADED = "plimsoll.overload.rejections", "{request}", Counter, &[], "Requests that Plimsoll answered with 503 by itself, because memory was short. They never reached the upstream.";
+    MEMORY_HELD = "plimsoll.memory.used", "By", Gauge, &[], "Memory in use, as it counts against plimsoll.memory.limit: from 50 % on bodies are held back, from 65 % on new requests get 503.";
+    MEMORY_LIMIT = "plimsoll.memory.limit", "By", Gauge, &[], "The memory limit: `memory_limit`, or that of the cgroup.";
     PANICS = "plimsoll.panics", "{panic}", Counter, &[], "Panics of measuring code that were caught; the traffic went on.";
     LATE = "plimsoll.observations.late", "{observation}", Counter, &[], "Observations that came too late to move a bucket.";
     FOLDED = "plimsoll.folded", "{item}", Counter, &[], "Buckets, rejections and totals that no longer fitted in the bounded tables.";
@@ -218,6 +221,7 @@ pub fn unit_word(unit: &str) -> Option<&'static str> {
     match unit {
         "s" => Some("seconds"),
         "1" => Some("ratio"),
+        "By" => Some("bytes"),
         _ => None,
     }
 }
@@ -561,6 +565,7 @@ fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
         (&UNREADABLE, stats.complaints.get()),
         (&UNREAD_BODIES, stats.unread_bodies.get()),
         (&UNMEASURED_BODIES, stats.unmeasured_bodies.get()),
+        (&OVERLOADED, stats.overloaded.get()),
         (&PANICS, stats.panics.get()),
         (&LATE, snapshot.late),
         (&FOLDED, snapshot.folded),
@@ -570,6 +575,10 @@ fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
     }
     if snapshot.at > Timestamp::default() {
         push(&ENGINE_TIME, Point::new(Arc::default(), Value::Real(snapshot.at.secs_f64())));
+    }
+    if stats.memory_limit.get() > 0 {
+        push(&MEMORY_HELD, Point::new(Arc::default(), Value::Whole(stats.memory_held.get())));
+        push(&MEMORY_LIMIT, Point::new(Arc::default(), Value::Whole(stats.memory_limit.get())));
     }
     push(&RELOAD_OK, Point::new(Arc::default(), Value::Whole(1 - stats.last_reload_refused.get().min(1))));
     if stats.last_reload_at.get() > 0 {

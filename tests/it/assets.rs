@@ -15,6 +15,7 @@ fn names() -> (BTreeSet<String>, BTreeSet<String>) {
         let unit = match m.unit {
             "s" => "_seconds",
             "1" => "_ratio",
+            "By" => "_bytes",
             _ => "",
         };
         let total = if m.kind == plimsoll::exporters::catalogue::Kind::Counter { "_total" } else { "" };

@@ -140,6 +140,7 @@ async fn otlp_and_scrape_agree() {
         name += match metric.unit.as_str() {
             "s" => "_seconds",
             "1" => "_ratio",
+            "By" => "_bytes",
             _ => "",
         };
         name += if monotonic { "_total" } else { "" };

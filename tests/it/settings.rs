@@ -72,7 +72,7 @@ fn full(certs: &Certs) -> Value {
         "metrics": {"bind": "127.0.0.1:0"},
         "admin": {"bind": "127.0.0.1:0", "token": {"env": "ONE"}, "allowed_hosts": ["h"]},
         "otlp": {"endpoint": "http://127.0.0.1:9", "protocol": "grpc", "compression": "gzip", "semconv": "off", "interval_secs": 3600, "span_ratio": 0.5},
-        "limits": {"buckets": 100, "totals": 100},
+        "limits": {"buckets": 100, "totals": 100}, "memory_limit": "4GiB",
         "sources": {
             "state_dir": format!("{dir}/kept"),
             "routes": [
@@ -133,6 +133,7 @@ fn other(path: &str, value: &Value, certs: &Certs) -> Value {
         ("aws[].project", "210987654321"),
         ("sources.tails[].fields{}", "other"),
         ("websocket", "refuse"),
+        ("memory_limit", "5GiB"),
     ];
     if let Some((_, word)) = words.iter().find(|(end, _)| path.ends_with(end)) {
         return json!(word);

@@ -5,6 +5,7 @@
 //! HTTP/1.1 until the first byte of the request leaves, on HTTP/2 until the response begins), and only as many as fit a
 //! budget that all requests share.
 
+use super::hold::{Counted, Hold};
 use super::tap::{CallTap, RequestTap};
 use super::upstream::Lease;
 use super::wire::Line;
@@ -159,6 +160,8 @@ pub(super) struct RequestBody {
     again: VecDeque<Bytes>,
     /// Where it goes if it has to come back.
     slot: Option<Arc<Slot>>,
+    /// What its connection has in hand of it.
+    hold: Option<Hold>,
 }
 
 impl RequestBody {
@@ -184,6 +187,7 @@ impl RequestBody {
             kept: Kept::default(),
             again: VecDeque::new(),
             slot: None,
+            hold: None,
         }
     }
 
@@ -191,6 +195,7 @@ impl RequestBody {
     pub(super) fn on(mut self, line: Option<Arc<Line>>, slot: &Arc<Slot>) -> Self {
         self.line = line;
         self.slot = Some(slot.clone());
+        self.hold = Some(Hold::new(self.tap.overload()));
         self
     }
 
@@ -237,50 +242,65 @@ impl RequestBody {
     }
 }
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        if let Some(gate) = &this.gate {
+impl RequestBody {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(gate) = &self.gate {
             ready!(gate.poll(cx))?;
-            this.gate = None;
+            self.gate = None;
         }
-        if this.ending {
-            return this.poll_end(cx);
+        if self.ending {
+            return self.poll_end(cx);
         }
-        let frame = match this.again.pop_front() {
+        if let Some(hold) = &self.hold {
+            ready!(hold.poll_room(cx));
+        }
+        let frame = match self.again.pop_front() {
             Some(bytes) => Frame::data(bytes),
-            None => match ready!(this.poll_source(cx)) {
+            None => match ready!(self.poll_source(cx)) {
                 Some(Ok(frame)) => frame,
                 end => return Poll::Ready(end),
             },
         };
         if let Some(bytes) = frame.data_ref() {
-            if this.may_come_back() {
-                this.kept.keep(bytes);
-            } else if !this.kept.lost {
-                this.kept.lose();
+            if self.may_come_back() {
+                self.kept.keep(bytes);
+            } else if !self.kept.lost {
+                self.kept.lose();
             }
             return Poll::Ready(Some(Ok(frame)));
         }
-        match (frame.into_trailers(), &this.line) {
+        match (frame.into_trailers(), &self.line) {
             (Ok(trailers), Some(_)) => {
                 // Once they are taken they cannot be had again.
-                this.kept.lose();
-                (this.trailers, this.ending) = (Some(trailers), true);
-                this.poll_end(cx)
+                self.kept.lose();
+                (self.trailers, self.ending) = (Some(trailers), true);
+                self.poll_end(cx)
             }
             (Ok(trailers), None) => {
-                this.kept.lose();
+                self.kept.lose();
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
             (Err(frame), _) => Poll::Ready(Some(Ok(frame))),
         }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Counted;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Counted>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = ready!(this.poll_next(cx));
+        let hold = this.hold.as_ref();
+        let counted = |bytes| match hold {
+            Some(hold) => hold.take(bytes),
+            None => Counted::from(bytes),
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(counted))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -360,6 +380,8 @@ pub(super) struct Passing {
     pub(super) length_of_another: bool,
     pub(super) trailers: Option<HeaderMap>,
     pub(super) ending: bool,
+    /// What the client's connection has in hand of it.
+    pub(super) hold: Hold,
 }
 
 impl Drop for Passing {
@@ -375,6 +397,7 @@ impl Passing {
         if self.ending {
             return self.poll_end(cx);
         }
+        ready!(self.hold.poll_room(cx));
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         let frame = match frame {
             Some(Ok(frame)) => frame,
@@ -419,16 +442,25 @@ impl Passing {
 }
 
 impl Body for AnswerBody {
-    type Data = Bytes;
+    type Data = Counted;
     type Error = hyper::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Counted>, hyper::Error>>> {
         match self.get_mut() {
-            Self::Own(inner) => Pin::new(inner).poll_frame(cx).map_err(|never| match never {}),
-            Self::Passing(passing) => passing.poll(cx),
+            Self::Own(inner) => {
+                let frame = ready!(Pin::new(inner).poll_frame(cx));
+                Poll::Ready(
+                    frame.map(|own| own.map(|own| own.map_data(Counted::from)).map_err(|e| match e {})),
+                )
+            }
+            Self::Passing(passing) => {
+                let frame = ready!(passing.poll(cx));
+                let hold = &passing.hold;
+                Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|bytes| hold.take(bytes)))))
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 use super::Connection;
 use super::body::{AnswerBody, Gate, Passing, RequestBody};
 use super::endpoint_repair;
+use super::hold::Hold;
 use super::hop::{self, end_to_end, join_cookies, set_host, without};
 use super::own_response::{own_response, spoken};
 #[cfg(feature = "aws")]
@@ -19,16 +20,20 @@ use super::wire::Line;
 use crate::config::{Closed, Route};
 use crate::ledger::InFlight;
 use crate::observation::Outcome;
+use crate::overload::Admitted;
 use crate::route::Surface;
 use crate::stats::RouteCounts;
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Most prefixes that a response names.
 const MOST_NAMED: usize = 10;
@@ -74,6 +79,11 @@ const LOOKS: u32 = 5;
 /// from one that waits; nginx's `proxy_send_timeout` is as long.
 const STALLED_LOOKS: u32 = 60;
 
+/// How long a request that is refused is read, how much of it, and how many of them at once.
+const LET_GO: Duration = Duration::from_secs(2);
+const LET_GO_BYTES: usize = 4 * 1024 * 1024;
+static LETTING_GO: Semaphore = Semaphore::const_new(16);
+
 /// Why an exchange ended without a response of the upstream.
 enum Ended {
     Upstream(UpstreamError),
@@ -87,12 +97,27 @@ impl Forwarder {
     /// Answers one request; `client` is its connection, if that is HTTP/1.1.
     pub(super) async fn forward(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         client: Option<&Connection>,
     ) -> Response<AnswerBody> {
         if request.method() == Method::CONNECT {
             return own_response(Surface::Unknown, StatusCode::METHOD_NOT_ALLOWED, NO_CONNECT);
         }
+        let Some(admitted) = self.meter.overload.admit() else {
+            self.meter.stats.overloaded.up();
+            return Box::pin(no_memory(request)).await;
+        };
+        // The library keeps room for this future until the response has passed: what an exchange needs only until the
+        // response begins is not to be part of it.
+        Box::pin(self.admitted(request, client, admitted)).await
+    }
+
+    async fn admitted(
+        &self,
+        mut request: Request<Incoming>,
+        client: Option<&Connection>,
+        admitted: Admitted,
+    ) -> Response<AnswerBody> {
         let target = match self.target(request.uri().path()) {
             Ok(target) => target,
             Err(closed) => return self.no_route(request.uri().path(), closed),
@@ -107,6 +132,7 @@ impl Forwarder {
         let uri = upstream_uri(&target.route, &head.uri)
             .map(|uri| endpoint_repair::apply(&target.route, &target.counts, uri, &mut head));
         let mut tap = CallTap::begin(&self.meter, &target.in_flight, &target.route, &head);
+        tap.keep(admitted);
         let from = head.version;
         let gate = gate(&head, target, &body);
         let has_body = !body.is_end_stream();
@@ -296,6 +322,11 @@ fn not_answered(ended: Ended, target: &Target, tap: &mut CallTap) -> Response<An
             );
             return own_response(tap.spoken(), StatusCode::GATEWAY_TIMEOUT, &text);
         }
+        // It was cut because memory is short.
+        Ended::Upstream(_) if tap.request().overload().is_full() => {
+            tap.finish(Outcome::ClientGone);
+            return memory_is_short(tap.spoken(), Version::HTTP_11);
+        }
         // The client left in the middle of its request: nobody's answer to anybody.
         _ => {
             tap.finish(Outcome::ClientGone);
@@ -429,6 +460,7 @@ fn answer(
         && head.status == StatusCode::NOT_MODIFIED
         && head.headers.contains_key(header::CONTENT_LENGTH);
     let client = down.line.cloned();
+    let hold = Hold::new(tap.request().overload());
     let passing = Passing {
         inner: body,
         tap,
@@ -438,6 +470,7 @@ fn answer(
         length_of_another,
         trailers: None,
         ending: false,
+        hold,
     };
     Response::from_parts(head, AnswerBody::Passing(Box::new(passing)))
 }
@@ -463,6 +496,39 @@ fn upstream_uri(route: &Route, uri: &Uri) -> Option<Uri> {
     let mut parts = route.upstream.clone().into_parts();
     parts.path_and_query = Some(joined);
     Uri::from_parts(parts).ok()
+}
+
+/// Tells a caller to come back in a second. What it sends is read first, and let go: a connection that is closed before
+/// that is reset, and the caller may never see the answer. Reading takes memory too, so only a few are read at once.
+async fn no_memory(request: Request<Incoming>) -> Response<AnswerBody> {
+    let (head, mut body) = request.into_parts();
+    let turn = if head.headers.contains_key(header::EXPECT) { None } else { LETTING_GO.try_acquire().ok() };
+    if let Some(_turn) = turn {
+        let sent = async {
+            let mut read = 0;
+            while let Some(Ok(frame)) = body.frame().await
+                && read < LET_GO_BYTES
+            {
+                read += frame.data_ref().map_or(0, Bytes::len);
+            }
+        };
+        if tokio::time::timeout(LET_GO, sent).await.is_err() {
+            tracing::debug!("a request that was refused was too slow to be read");
+        }
+    }
+    memory_is_short(spoken(Surface::Unknown, head.uri.path()), head.version)
+}
+
+fn memory_is_short(surface: Surface, version: Version) -> Response<AnswerBody> {
+    let text = "Memory is short: too many connections wait for slow peers. Send it again in a second.";
+    let mut response = own_response(surface, StatusCode::SERVICE_UNAVAILABLE, text);
+    let headers = response.headers_mut();
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    headers.insert("retry-after-ms", HeaderValue::from_static("1000"));
+    if version != Version::HTTP_2 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod decode;
 mod endpoint_repair;
 mod forward;
 mod frames;
+mod hold;
 pub mod hop;
 pub mod identify;
 mod own_response;
@@ -59,10 +60,14 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Largest head of a message.
 const MAX_HEAD: usize = 256 * 1024;
-/// Most bytes of an answer that wait for a slow h2 reader.
-const MAX_UNREAD: usize = 64 * 1024;
-/// Most streams of one h2 connection from a client.
+/// Most bytes of an answer that h2 takes in for a slow reader.
+const MAX_UNREAD: usize = 16 * 1024;
+/// Most streams of one h2 connection from a client. Many: clients of some meshes open one connection, and queue behind its
+/// limit.
 const MAX_STREAMS: u32 = 1_000;
+/// What such a client may send on all of them, and on one, before its upstreams have taken it.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const STREAM_WINDOW: u32 = 256 * 1024;
 /// Most fields of a message head. The bound is [`MAX_HEAD`]; this one only keeps the parser's tables finite.
 const MAX_HEADERS: usize = 16 * 1024;
 /// Bytes that are read to find out what a client speaks.
@@ -258,10 +263,11 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: Stop) {
     let (drain, mut tunnels) = mpsc::channel(1);
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = accept(&listener, &shared) => match accepted {
                 Ok((stream, _)) => {
                     // Small writes are events of a stream: each goes out at once.
                     if stream.set_nodelay(true).is_ok() && probed(&stream).is_ok() {
+                        wire::bound_unsent(&stream);
                         let (shared, servers) = (shared.clone(), servers.clone());
                         let opening = Opening { shared, servers, stop: stop.clone(), drain: drain.clone() };
                         tokio::spawn(opening.connection(stream, graceful.watcher()));
@@ -281,6 +287,14 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: Stop) {
     if tokio::time::timeout(DRAIN, ended).await.is_err() {
         tracing::warn!(seconds = DRAIN.as_secs(), "calls were still in flight when the drain ended");
     }
+}
+
+/// The next connection. While memory is all but gone none is taken in: clients wait in the kernel's queue.
+async fn accept(listener: &TcpListener, shared: &Shared) -> io::Result<(TcpStream, SocketAddr)> {
+    while shared.forwarder.load().meter.overload.is_critical() {
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+    listener.accept().await
 }
 
 /// Lets the kernel find out whether a silent client is still there.
@@ -374,6 +388,7 @@ impl Opening {
         S: Unpin + Send + 'static,
     {
         let Self { shared, servers, drain, .. } = self;
+        let wire = wire.guarded(&shared.forwarder.load().meter.overload);
         // On HTTP/2 the library does by itself what a line is for.
         let client = (!h2).then(|| Arc::new(Connection { line: wire.line(), drain }));
         let service = service_fn(move |request| {
@@ -403,6 +418,8 @@ fn server() -> Server {
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD as u32)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
         // What may wait for a reader that does not read, for each stream.
         .max_send_buf_size(MAX_UNREAD)
         .keep_alive_interval(Some(Duration::from_secs(30)))

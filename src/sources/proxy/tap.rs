@@ -16,6 +16,7 @@ use crate::engine::proved_surface;
 use crate::ledger::{InFlight, Ledger, TotalsKey};
 use crate::limit::{Amount, Timestamp};
 use crate::observation::{Call, End, Head, Limits, Observation, Outcome, RequestShape, Start};
+use crate::overload::{Admitted, Overload};
 use crate::owner::Owners;
 use crate::route::{ModelGroup, ModelGroups, Surface};
 use crate::stats::Stats;
@@ -62,6 +63,8 @@ pub struct Meter {
     pub next_id: Arc<AtomicU64>,
     /// The memory of all open decoders; shared over reloads.
     pub decoders: DecoderBudget,
+    /// How full the memory is; shared over reloads.
+    pub overload: Overload,
 }
 
 impl std::fmt::Debug for Meter {
@@ -117,6 +120,11 @@ pub struct RequestTap {
 }
 
 impl RequestTap {
+    /// How full the memory is.
+    pub fn overload(&self) -> &Overload {
+        &self.meter.overload
+    }
+
     /// The client broke off in the middle of its request.
     pub fn broke_off(&self) {
         self.broken.store(true, Relaxed);
@@ -231,9 +239,16 @@ pub struct CallTap {
     answer: Option<Answer>,
     outcome: Outcome,
     settled: bool,
+    /// Its place in what the memory may hold.
+    admitted: Option<Admitted>,
 }
 
 impl CallTap {
+    /// Keeps its place until the call is over.
+    pub fn keep(&mut self, admitted: Admitted) {
+        self.admitted = Some(admitted);
+    }
+
     /// Counts a call in.
     pub fn begin(
         meter: &Arc<Meter>,
@@ -302,6 +317,7 @@ impl CallTap {
             // Until something else is seen: the future was dropped because the client went away.
             outcome: Outcome::ClientGone,
             settled: false,
+            admitted: None,
         }
     }
 
@@ -358,6 +374,7 @@ impl CallTap {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
+        self.admitted = None;
         self.request.passed.store(true, Relaxed);
         let mut said = Said::default();
         if let Some(mut answer) = self.answer.take() {

@@ -9,6 +9,7 @@
 //! hyper flushes only when all that it has to write is written, so a flush is the one moment at which bytes of ours
 //! cannot land in the middle of a message.
 
+use crate::overload::Overload;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use http::{HeaderMap, HeaderName, StatusCode, header};
@@ -30,6 +31,23 @@ use tokio_rustls::server::TlsStream as ServerTls;
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// Most bytes of interim responses that wait for a client; what is more is dropped, as a proxy may.
 const MAX_INTERIM: usize = 64 * 1024;
+
+/// Most bytes that are read at once. hyper offers more and more room to a fast peer, up to the largest head, and a body's
+/// frames become as large.
+const MAX_READ: usize = 16 * 1024;
+/// Bytes that a peer may send without a word back while memory is all but gone: enough for a request that is refused.
+const MAX_UNANSWERED: usize = 64 * 1024;
+
+/// Most bytes that the kernel takes in for a peer that does not read; by itself it takes megabytes, and they count as ours.
+/// What is on its way to a peer that does read is not bounded by it.
+const MAX_UNSENT: u32 = 128 * 1024;
+
+/// Bounds what the kernel holds for a peer, where it can.
+pub(super) fn bound_unsent(socket: &TcpStream) {
+    if let Err(error) = SockRef::from(socket).set_tcp_notsent_lowat(MAX_UNSENT) {
+        tracing::trace!(%error, "the kernel cannot bound what waits to be sent");
+    }
+}
 
 /// Gives the TCP socket under a connection.
 pub(super) trait Socket {
@@ -170,12 +188,22 @@ pub(super) struct Wire<S> {
     /// hyper has nothing half-written.
     between: bool,
     line: Arc<Line>,
+    /// Memory that ends the connection if it runs out.
+    overload: Option<Overload>,
+    /// Bytes that were read since the last one was written.
+    unanswered: usize,
 }
 
 impl<S> Wire<S> {
     /// A connection of which these bytes were read already.
     pub(super) fn new(stream: S, first: Bytes) -> Self {
-        Self { stream, first, ours: BytesMut::new(), between: true, line: Arc::default() }
+        let (ours, line) = (BytesMut::new(), Arc::default());
+        Self { stream, first, ours, between: true, line, overload: None, unanswered: 0 }
+    }
+
+    /// Ends the connection if it sends on and on while memory is all but gone.
+    pub(super) fn guarded(self, overload: &Overload) -> Self {
+        Self { overload: Some(overload.clone()), ..self }
     }
 
     /// Its other end.
@@ -259,6 +287,7 @@ impl<S: Socket + Write + Unpin> Wire<S> {
     fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
         if matches!(written, Poll::Ready(Ok(n)) if *n > 0) {
             self.between = false;
+            self.unanswered = 0;
             self.line.unsent.store(false, Relaxed);
         }
     }
@@ -278,6 +307,22 @@ fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the peer closed the connection before it was used again")
 }
 
+impl<S: Read + Unpin> Wire<S> {
+    /// Reads, but not much at once.
+    fn poll_some(&mut self, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if self.unanswered > MAX_UNANSWERED && self.overload.as_ref().is_some_and(Overload::is_critical) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::OutOfMemory, "memory is all but gone")));
+        }
+        let mut room = [MaybeUninit::uninit(); MAX_READ];
+        let most = buf.remaining().min(MAX_READ);
+        let mut part = ReadBuf::uninit(&mut room[..most]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, part.unfilled()))?;
+        buf.put_slice(part.filled());
+        self.unanswered = self.unanswered.saturating_add(part.filled().len());
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: Read + Unpin> Read for Wire<S> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -291,7 +336,7 @@ impl<S: Read + Unpin> Read for Wire<S> {
             return Poll::Ready(Ok(()));
         }
         if !(this.line.is_unsent() && this.line.is_reused()) {
-            return Pin::new(&mut this.stream).poll_read(cx, buf);
+            return this.poll_some(cx, buf);
         }
         // No response can come before its request: what is read now was said on the idle connection.
         let mut one = [0; 1];

@@ -8,6 +8,7 @@
 //! timeout, not one for each caller.
 
 use super::super::body::{RequestBody, Slot};
+use super::super::wire::{Socket, bound_unsent};
 use super::{Connector, Failure, MAX_HEAD, NotProcessed};
 use crate::causes::chain;
 use http::{Request, Response, Uri};
@@ -32,8 +33,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 const SETTINGS_LOOK: Duration = Duration::from_millis(1);
 /// Pings that find a dead connection while calls are open.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// Receive windows, as large as a long answer's bursts.
-const STREAM_WINDOW: u32 = 1024 * 1024;
+/// Receive windows: what waits here for callers that do not read.
+const STREAM_WINDOW: u32 = 512 * 1024;
 
 /// The pool. Clones share it.
 #[derive(Clone, Debug)]
@@ -189,6 +190,7 @@ impl Pool {
         let mut connector = self.0.connector.clone();
         poll_fn(|cx| connector.poll_ready(cx)).await.map_err(|e| chain(&*e))?;
         let io = connector.call(self.0.upstream.clone()).await.map_err(|e| chain(&*e))?;
+        bound_unsent(io.socket());
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())

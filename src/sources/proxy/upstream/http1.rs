@@ -6,7 +6,7 @@
 //! and the new one is kept for the next request.
 
 use super::super::body::{RequestBody, Slot};
-use super::super::wire::{Line, Wire};
+use super::super::wire::{Line, Socket, Wire, bound_unsent};
 use super::{CONNECT_TIMEOUT, Connector, Failure, IDLE, MAX_HEAD, MAX_HEADERS, NotProcessed};
 use crate::causes::chain;
 use http::{Request, Response, Uri};
@@ -196,6 +196,7 @@ impl Shared {
         let mut connector = self.connector.clone();
         poll_fn(|cx| connector.poll_ready(cx)).await.map_err(|e| chain(&*e))?;
         let io = connector.call(self.upstream.clone()).await.map_err(|e| chain(&*e))?;
+        bound_unsent(io.socket());
         let wire = Wire::new(io, bytes::Bytes::new());
         let line = wire.line();
         let mut builder = Builder::new();
