@@ -63,6 +63,8 @@ pub struct Seams {
     pub admin: Option<Admin>,
     /// Go on without a part that cannot be made as configured, if it is one that the traffic can do without.
     pub lenient: bool,
+    /// Memory that the process may use, whatever is configured: that of a test is shared by all tests.
+    pub memory: Option<u64>,
 }
 
 impl Seams {
@@ -81,6 +83,7 @@ impl Default for Seams {
             record: None,
             admin: None,
             lenient: false,
+            memory: None,
         }
     }
 }
@@ -178,13 +181,13 @@ struct Shared {
 
 impl Shared {
     fn new(
-        config: &Config,
+        memory: Option<u64>,
         ledger: Arc<Ledger>,
         observations: mpsc::Sender<Observation>,
         read_head: ReadHead,
         stats: &Arc<Stats>,
     ) -> Self {
-        let overload = Overload::new(config.memory_limit);
+        let overload = Overload::new(memory);
         overload.watch(stats);
         let decoders = usize::try_from(overload.limit() / DECODERS).unwrap_or(usize::MAX);
         let decoders = DecoderBudget::new(decoders);
@@ -211,7 +214,13 @@ pub async fn start(mut config: Config, mut seams: Seams) -> Result<Running, AppE
     let ledger = Arc::new(Ledger::new(config.max_totals));
     let mut faults = Faults { lenient: seams.lenient, all: Vec::new() };
     let admin = metrics_port(&config, seams.admin.take()).await?;
-    let shared = Shared::new(&config, ledger.clone(), observations, seams.read_head(), &stats);
+    let shared = Shared::new(
+        seams.memory.or(config.memory_limit),
+        ledger.clone(),
+        observations,
+        seams.read_head(),
+        &stats,
+    );
     let meter = meter(&config, &shared, &stats, &clock);
     let hops = first_hops(&mut config, meter, &mut faults).await?;
     let (rules, rules_rx) = watch::channel(rules_of(&config));

@@ -231,7 +231,7 @@ async fn a_client_that_leaves_during_a_stalled_upload_is_noticed() {
         client.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000000\r\n\r\n").await;
         clients.push(client);
     }
-    sidecar.wait_metric("plimsoll_in_flight", &[], 20.0).await;
+    in_flight(&sidecar, 20.0).await;
     let chunk = vec![b'x'; 64 * 1024];
     for client in &mut clients {
         // Until neither side's buffers take any more: held back all the way.
@@ -243,7 +243,65 @@ async fn a_client_that_leaves_during_a_stalled_upload_is_noticed() {
     drop(clients);
     // Of the paused clock.
     tokio::time::sleep(std::time::Duration::from_secs(70)).await;
-    sidecar.wait_metric("plimsoll_in_flight", &[], 0.0).await;
+    in_flight(&sidecar, 0.0).await;
+}
+
+/// Sends until neither side's buffers take any more: held back all the way.
+async fn fill(client: &mut Conn) {
+    let chunk = vec![b'x'; 64 * 1024];
+    let moment = std::time::Duration::from_millis(200);
+    while let Ok(Ok(_)) = tokio::time::timeout(moment, client.stream.write(&chunk)).await {}
+}
+
+/// Waits by looks: the metrics port has a thread of its own, which no paused clock waits for.
+async fn in_flight(sidecar: &Sidecar, wanted: f64) {
+    for _ in 0..5_000 {
+        if sidecar.metric("plimsoll_in_flight", &[]).await == Some(wanted) {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("{:?} in flight, not {wanted}", sidecar.metric("plimsoll_in_flight", &[]).await);
+}
+
+/// The upstream has answered, in part or whole, and takes nothing of the upload any more.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_during_an_upload_that_was_answered_is_noticed() {
+    for answer in ["HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n", OK] {
+        let upstream = Upstream::start(move |mut conn: Conn| async move {
+            conn.head().await.unwrap();
+            conn.write(answer).await;
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let sidecar = Sidecar::to(upstream.address).await;
+        let mut client = Conn::connect(sidecar.hop).await;
+        client.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000000\r\n\r\nbegun").await;
+        client.head().await.unwrap();
+        fill(&mut client).await;
+        drop(client);
+        tokio::time::sleep(std::time::Duration::from_secs(70)).await;
+        in_flight(&sidecar, 0.0).await;
+    }
+}
+
+/// What a client has sent behind its request is not read before the answer: its leaving is seen all the same.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_behind_a_pipelined_byte_is_noticed() {
+    for behind in ["\r\n", "GET / HTTP/1.1\r\nhost: a\r\n\r\n"] {
+        let upstream = Upstream::start(|mut conn: Conn| async move {
+            conn.head().await.unwrap();
+            let (_, _) = conn.rest_patiently(std::time::Duration::from_secs(600)).await;
+        })
+        .await;
+        let sidecar = Sidecar::to(upstream.address).await;
+        let mut client = Conn::connect(sidecar.hop).await;
+        client.write(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc{behind}")).await;
+        in_flight(&sidecar, 1.0).await;
+        drop(client);
+        tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+        in_flight(&sidecar, 0.0).await;
+    }
 }
 
 /// A client that says the beginning of a method that HTTP/2's preface shares, and leaves.

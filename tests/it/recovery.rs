@@ -33,7 +33,7 @@ async fn request(conn: &mut Conn) -> Option<String> {
 
 /// Kept-alive connections that the upstream closes without a word, each right behind its response: the close races
 /// with the next request, and every request is served once.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_was_closed_silently_costs_no_request_and_sends_none_twice() {
     let seen = Arc::new(AtomicUsize::new(0));
     let counted = seen.clone();
@@ -48,12 +48,15 @@ async fn a_connection_that_was_closed_silently_costs_no_request_and_sends_none_t
     })
     .await;
     let sidecar = Sidecar::to(upstream.address).await;
-    let mut client = Conn::connect(sidecar.hop).await;
-    let body = "x".repeat(30_000);
-    for _ in 0..400 {
-        assert_eq!(post(&mut client, &body).await, 200);
-    }
-    assert_eq!(seen.load(Relaxed), 400);
+    // Several at once, so that one takes a connection while another learns that it is closed.
+    let clients = (0..4).map(|_| async {
+        let mut client = Conn::connect(sidecar.hop).await;
+        for length in [30_000, 0].into_iter().cycle().take(200) {
+            assert_eq!(post(&mut client, &"x".repeat(length)).await, 200);
+        }
+    });
+    futures_util::future::join_all(clients).await;
+    assert_eq!(seen.load(Relaxed), 800);
 }
 
 /// The second request of the connection is taken, and no response comes: nothing proves that it was not processed.
@@ -268,4 +271,22 @@ async fn a_request_that_everybody_refuses_ends_as_one_error() {
     let mut client = Conn::connect(sidecar.hop).await;
     assert_eq!(post(&mut client, "a").await, 502);
     assert!(wire.lock().unwrap().len() <= 6);
+}
+
+/// The only connection refuses the request, and no other can be had: the caller learns it, and nobody spins.
+#[tokio::test]
+async fn a_refused_request_for_which_no_other_connection_can_be_had_fails_at_once() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let upstream = listener.local_addr().unwrap();
+    let seen = Wire::default();
+    let noted = seen.clone();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        drop(listener);
+        drop(speak(stream, 0, |_, _| Act::Refuse, &noted).await);
+    });
+    let sidecar = over_h2(upstream).await;
+    let mut client = Conn::connect(sidecar.hop).await;
+    assert_eq!(post(&mut client, "a").await, 502);
+    assert_eq!(seen.lock().unwrap().len(), 1);
 }

@@ -59,9 +59,9 @@ impl Sidecar {
     }
 
     /// A sidecar whose configuration says what no file can.
-    pub async fn of(mut config: Config, seams: Seams) -> Self {
+    pub async fn of(config: Config, mut seams: Seams) -> Self {
         // The memory of this process is that of all its tests.
-        config.memory_limit.get_or_insert(1 << 40);
+        seams.memory.get_or_insert(1 << 40);
         let running = app::start(config, seams).await.expect("sidecar starts");
         let nowhere = ([127, 0, 0, 1], 0).into();
         Self { hop: running.hops().first().copied().unwrap_or(nowhere), metrics: running.metrics, running }

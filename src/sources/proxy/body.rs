@@ -11,6 +11,7 @@ use super::upstream::Lease;
 use super::wire::Line;
 use crate::observation::Outcome;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::task::AtomicWaker;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -35,9 +36,12 @@ static KEPT: AtomicUsize = AtomicUsize::new(0);
 /// Why a request's body ended early.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BodyError {
-    /// The caller's connection broke.
+    /// A connection broke.
     #[error(transparent)]
-    Caller(#[from] hyper::Error),
+    Broken(#[from] hyper::Error),
+    /// The caller left while its request was still going up.
+    #[error("the caller left while its request was still going up")]
+    Left,
     /// The upstream answered without asking for the body that the caller offered.
     #[error("the upstream answered without asking for the body")]
     NotWanted,
@@ -105,6 +109,24 @@ impl Kept {
         }
     }
 
+    /// Takes the first frame out: it goes up again.
+    fn pop(&mut self) -> Option<Bytes> {
+        let frame = self.frames.pop_front()?;
+        self.bytes -= frame.len();
+        KEPT.fetch_sub(frame.len(), Relaxed);
+        Some(frame)
+    }
+
+    /// Takes over what another keeps, which stays counted.
+    fn append(&mut self, other: &mut Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+        self.frames.append(&mut other.frames);
+    }
+
+    fn len(&self) -> usize {
+        self.bytes
+    }
+
     fn lose(&mut self) {
         KEPT.fetch_sub(std::mem::take(&mut self.bytes), Relaxed);
         self.frames = VecDeque::new();
@@ -157,7 +179,8 @@ pub(super) struct RequestBody {
     trailers: Option<HeaderMap>,
     ending: bool,
     kept: Kept,
-    again: VecDeque<Bytes>,
+    /// What goes up before the source does: it went up before.
+    again: Kept,
     /// Where it goes if it has to come back.
     slot: Option<Arc<Slot>>,
     /// What its connection has in hand of it.
@@ -185,7 +208,7 @@ impl RequestBody {
             trailers: None,
             ending: false,
             kept: Kept::default(),
-            again: VecDeque::new(),
+            again: Kept::default(),
             slot: None,
             hold: None,
         }
@@ -229,7 +252,7 @@ impl RequestBody {
             Some(Err(_)) => self.tap.broke_off(),
             None => self.tap.passed(),
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Caller)))
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
     }
 
     /// HTTP/1.1 needs help with trailers that no header announced.
@@ -254,7 +277,7 @@ impl RequestBody {
         if let Some(hold) = &self.hold {
             ready!(hold.poll_room(cx));
         }
-        let frame = match self.again.pop_front() {
+        let frame = match self.again.pop() {
             Some(bytes) => Frame::data(bytes),
             None => match ready!(self.poll_source(cx)) {
                 Some(Ok(frame)) => frame,
@@ -304,7 +327,7 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        if self.ending || !self.again.is_empty() {
+        if self.ending || self.again.len() > 0 {
             return false;
         }
         match &self.source {
@@ -320,7 +343,7 @@ impl Body for RequestBody {
             Source::Signed(inner) => inner.size_hint(),
             Source::Gone => SizeHint::with_exact(0),
         };
-        let again: usize = self.again.iter().map(Bytes::len).sum();
+        let again = self.again.len();
         if again > 0 {
             let again = again as u64;
             let (lower, upper) = (hint.lower() + again, hint.upper().map(|upper| upper + again));
@@ -342,7 +365,7 @@ impl RequestBody {
         }
         let source = std::mem::replace(&mut self.source, Source::Gone);
         let mut back = Self::of(source, self.tap.clone(), self.gate.take());
-        back.again = std::mem::take(&mut self.kept.frames);
+        back.again.append(&mut self.kept);
         back.again.append(&mut self.again);
         Some(back)
     }
@@ -380,6 +403,8 @@ pub(super) struct Passing {
     pub(super) length_of_another: bool,
     pub(super) trailers: Option<HeaderMap>,
     pub(super) ending: bool,
+    /// Ends if the client leaves while its request still goes up.
+    pub(super) left: Option<BoxFuture<'static, ()>>,
     /// What the client's connection has in hand of it.
     pub(super) hold: Hold,
 }
@@ -393,9 +418,16 @@ impl Drop for Passing {
 }
 
 impl Passing {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.ending {
             return self.poll_end(cx);
+        }
+        if let Some(left) = &mut self.left
+            && left.as_mut().poll(cx).is_ready()
+        {
+            self.left = None;
+            self.tap.finish(Outcome::ClientGone);
+            return Poll::Ready(Some(Err(BodyError::Left)));
         }
         ready!(self.hold.poll_room(cx));
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
@@ -403,7 +435,7 @@ impl Passing {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 self.tap.finish(Outcome::UpstreamBroken);
-                return Poll::Ready(Some(Err(error)));
+                return Poll::Ready(Some(Err(error.into())));
             }
             None => {
                 self.finish();
@@ -432,7 +464,7 @@ impl Passing {
         self.lease.ended();
     }
 
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(client) = &self.client {
             ready!(client.poll_trailers(cx, &mut self.trailers));
         }
@@ -443,12 +475,12 @@ impl Passing {
 
 impl Body for AnswerBody {
     type Data = Counted;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Counted>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Counted>, BodyError>>> {
         match self.get_mut() {
             Self::Own(inner) => {
                 let frame = ready!(Pin::new(inner).poll_frame(cx));

@@ -24,6 +24,7 @@ use crate::overload::Admitted;
 use crate::route::Surface;
 use crate::stats::RouteCounts;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
@@ -135,7 +136,6 @@ impl Forwarder {
         tap.keep(admitted);
         let from = head.version;
         let gate = gate(&head, target, &body);
-        let has_body = !body.is_end_stream();
         if let Err((status, text)) = upward(&mut head, uri, target, &body, wanted.as_ref()) {
             tap.finish(Outcome::UpstreamBroken);
             return own_response(tap.spoken(), status, text);
@@ -155,8 +155,7 @@ impl Forwarder {
             relay_interim(&mut up, line, gate.clone());
         }
         let request = tap.request();
-        let watched = has_body.then_some((&*request, gate.as_deref()));
-        let exchange = exchange(target.upstream.send(up), line, watched).await;
+        let exchange = exchange(target.upstream.send(up), line, &request, gate.as_deref()).await;
         let down = Down { line, gate, from, counts: &target.counts };
         match exchange {
             Ok((response, lease)) => answer(response, lease, tap, wanted, down),
@@ -260,11 +259,12 @@ fn relay_interim(up: &mut Request<RequestBody>, line: &Arc<Line>, gate: Option<A
     });
 }
 
-/// Waits for the upstream's response, and watches over a request that has a body while that goes up.
+/// Waits for the upstream's response, and watches over its request meanwhile.
 async fn exchange(
     sent: impl Future<Output = Result<(Response<Incoming>, Lease), UpstreamError>>,
     line: Option<&Arc<Line>>,
-    watched: Option<(&RequestTap, Option<&Gate>)>,
+    request: &RequestTap,
+    gate: Option<&Gate>,
 ) -> Result<(Response<Incoming>, Lease), Ended> {
     let Some(line) = line else { return sent.await.map_err(Ended::Upstream) };
     let mut sent = pin!(sent);
@@ -272,7 +272,6 @@ async fn exchange(
         line.wake_for_interim(cx);
         sent.as_mut().poll(cx)
     });
-    let Some((request, gate)) = watched else { return sent.await.map_err(Ended::Upstream) };
     tokio::select! {
         biased;
         sent = sent => sent.map_err(Ended::Upstream),
@@ -280,8 +279,8 @@ async fn exchange(
     }
 }
 
-/// Watches a request that is held back: then nobody reads the client's connection, and nobody would notice its end. A
-/// client may close its sending end and still wait, so this takes a while in which nothing moves.
+/// Watches a request while nobody reads its client's connection: it is held back, or bytes of the next one wait behind
+/// it. A client may close its sending end and still wait, so this takes a while in which nothing moves.
 async fn held_back(line: &Line, request: &RequestTap, gate: Option<&Gate>) -> Ended {
     let (mut passed, mut closed, mut stalled) = (request.bytes(), 0, 0);
     loop {
@@ -289,19 +288,16 @@ async fn held_back(line: &Line, request: &RequestTap, gate: Option<&Gate>) -> En
         if let Some(gate) = gate {
             gate.open();
         }
-        if request.has_passed() {
-            return std::future::pending().await;
-        }
         if std::mem::replace(&mut passed, request.bytes()) != request.bytes() {
             (closed, stalled) = (0, 0);
             continue;
         }
-        stalled += 1;
         closed = if line.has_left() { closed + 1 } else { 0 };
         if closed >= LOOKS {
             return Ended::ClientLeft;
         }
         // A client that has sent nothing new is waited for; one whose bytes are not taken is not.
+        stalled = if request.has_passed() { 0 } else { stalled + 1 };
         if stalled >= STALLED_LOOKS && line.is_held() {
             return Ended::Stalled;
         }
@@ -460,7 +456,15 @@ fn answer(
         && head.status == StatusCode::NOT_MODIFIED
         && head.headers.contains_key(header::CONTENT_LENGTH);
     let client = down.line.cloned();
-    let hold = Hold::new(tap.request().overload());
+    let request = tap.request();
+    let hold = Hold::new(request.overload());
+    // Until it is whole, or its client has left.
+    let left = client.clone().filter(|_| !request.has_passed()).map(|line| {
+        let left = async move {
+            held_back(&line, &request, None).await;
+        };
+        left.boxed()
+    });
     let passing = Passing {
         inner: body,
         tap,
@@ -470,6 +474,7 @@ fn answer(
         length_of_another,
         trailers: None,
         ending: false,
+        left,
         hold,
     };
     Response::from_parts(head, AnswerBody::Passing(Box::new(passing)))

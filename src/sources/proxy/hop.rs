@@ -41,16 +41,19 @@ pub fn end_to_end(headers: HeaderMap) -> HeaderMap {
 /// The transfer coding of a body beside `chunked`, as it stands in the head. It belongs to one connection, but the bytes
 /// of the body are in it: whoever passes them passes its name too, or refuses them.
 pub fn second_coding(headers: &HeaderMap) -> Option<HeaderValue> {
-    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let first = values.next()?;
-    let chunked = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-    let rest: Vec<_> = values.collect();
-    if rest.is_empty() {
-        return (!chunked(first)).then(|| first.clone());
+    let values = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let codings: Vec<&[u8]> = values
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        // No coding at all (RFC 2616's word for it).
+        .filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+        .collect();
+    match codings[..] {
+        [] => None,
+        [one] if one.eq_ignore_ascii_case(b"chunked") => None,
+        // Joining parts of valid values with a comma is valid.
+        _ => HeaderValue::from_bytes(&codings.join(&b", "[..])).ok(),
     }
-    let all: Vec<&[u8]> = std::iter::once(first).chain(rest).map(HeaderValue::as_bytes).collect();
-    // Joining valid values with a comma is valid.
-    HeaderValue::from_bytes(&all.join(&b", "[..])).ok()
 }
 
 /// One `content-length` of several that are equal: HTTP/2 lets them pass, HTTP/1.1 peers may not (RFC 9110, 8.6).
@@ -157,6 +160,8 @@ mod tests {
             (&["gzip, chunked"], Some("gzip, chunked")),
             (&["gzip", "chunked"], Some("gzip, chunked")),
             (&["gzip"], Some("gzip")),
+            (&["identity"], None),
+            (&["identity, chunked"], None),
         ] {
             let pairs: Vec<_> = values.iter().map(|value| ("transfer-encoding", *value)).collect();
             assert_eq!(second_coding(&map(&pairs)), wanted.map(HeaderValue::from_static), "{values:?}");

@@ -175,8 +175,10 @@ impl Pool {
             let permit = Permit { open: connection.open.clone(), changed: self.0.changed.clone() };
             return Found::Stream(connection.clone(), permit);
         }
-        if waited_since.is_some_and(|failures| failures != state.failures) && state.connections.is_empty() {
-            return Found::Failed(state.reason.clone());
+        if waited_since.is_some_and(|failures| failures != state.failures) {
+            // What was waited for failed: a stream of another connection may still come free, if there is one.
+            let waits = state.connections.iter().any(|c| others(&c));
+            return if waits { Found::Wait } else { Found::Failed(state.reason.clone()) };
         }
         *waited_since = Some(state.failures);
         if state.opening || state.connections.len() >= MAX_CONNECTIONS {

@@ -15,6 +15,7 @@ use hyper::client::conn::http1::{Builder, SendRequest};
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{Notify, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -47,6 +48,7 @@ impl std::fmt::Debug for Shared {
 struct Connection {
     sender: SendRequest<RequestBody>,
     line: Arc<Line>,
+    task: AbortHandle,
 }
 
 /// A connection while a response passes on it. Given back when the response has ended, closed if it is dropped before.
@@ -74,10 +76,11 @@ impl Lease {
         // The response came before all of its request had left, or the connection has not turned round yet.
         let pool = Arc::downgrade(&pool);
         tokio::spawn(async move {
-            if connection.sender.ready().await.is_ok()
-                && let Some(pool) = pool.upgrade()
-            {
-                pool.keep(connection);
+            let ready = tokio::time::timeout(IDLE, connection.sender.ready()).await;
+            match (ready, pool.upgrade()) {
+                (Ok(Ok(())), Some(pool)) => pool.keep(connection),
+                // A request that nobody takes any more would hold both of its connections for ever.
+                _ => connection.task.abort(),
             }
         });
     }
@@ -112,18 +115,17 @@ impl Pool {
         let line = connection.line.clone();
         line.begin();
         let request = request.map(|body| body.on(Some(line.clone()), slot));
-        let sent = connection.sender.try_send_request(request).await;
-        let unsent = line.is_unsent();
-        line.used();
-        match sent {
+        match connection.sender.try_send_request(request).await {
             Ok(response) => {
+                line.used();
                 Ok((response, Lease { connection: Some(connection), pool: Arc::downgrade(&self.0) }))
             }
             Err(mut error) => {
-                // hyper gives back what it never began; the body comes back by its slot in any case.
+                // hyper gives back what it never began; the body comes back by its slot in any case, and only while
+                // the connection is known to have sent nothing: a dead one is not marked as used.
                 let begun = error.take_message().is_none();
                 let reason = chain(&error.into_error());
-                Err(if begun && !unsent {
+                Err(if begun && !line.is_unsent() {
                     Failure::Broken(reason)
                 } else {
                     Failure::NotProcessed(NotProcessed::Unsent, reason)
@@ -202,13 +204,13 @@ impl Shared {
         let mut builder = Builder::new();
         builder.preserve_header_case(true).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD);
         let (mut sender, connection) = builder.handshake(wire).await.map_err(|e| chain(&e))?;
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
         sender.ready().await.map_err(|e| chain(&e))?;
-        Ok(Connection { sender, line })
+        Ok(Connection { sender, line, task: task.abort_handle() })
     }
 }
 
