@@ -243,6 +243,8 @@ pub enum Mark {
     Box,
     /// AWS's API Gateway.
     ApiGateway,
+    /// A Plimsoll on the way answered by itself, and asked nobody.
+    Plimsoll,
 }
 
 /// A set of [`Mark`]s.

@@ -191,6 +191,11 @@ impl Overload {
         self.level() >= Level::Full
     }
 
+    #[cfg(test)]
+    pub(crate) fn set(&self, level: Level) {
+        self.0.level.store(level as u8, Relaxed);
+    }
+
     /// Takes a new request, if there is room for what it may come to hold.
     pub fn admit(&self) -> Option<Admitted> {
         let expected = self.0.young.count().saturating_mul(EXPECTED);

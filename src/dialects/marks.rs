@@ -71,6 +71,7 @@ impl Signs {
                 self.marks.set(Mark::Aws);
                 self.exception = exception(value);
             }
+            "-plimsoll-answered" => self.marks.set(Mark::Plimsoll),
             "-amz-apigw-id" => self.marks.set(Mark::ApiGateway),
             // Traefik's limiter writes the one, Vercel's firewall the other, and only where they refuse.
             "-retry-in" | "-vercel-mitigated" => self.marks.set(Mark::Box),

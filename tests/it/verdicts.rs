@@ -185,6 +185,10 @@ const SAMPLES: &[(&str, &str)] = &[
         r#"{"status":429,"request":{"host":"api.anthropic.com"},"body":"<html>\r\n<head><title>429 Too Many Requests</title></head>\r\n<body>\r\n<center><h1>429 Too Many Requests</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"}"#,
     ),
     (
+        "own_response",
+        r#"{"status":503,"headers":{"x-plimsoll-answered":"true","content-type":"application/json"},"body":"{\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"plimsoll: The configuration of route b cannot be used\"}}"}"#,
+    ),
+    (
         "clients_tool",
         r#"{"status":200,"body":"{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{\"code\":-32000,\"message\":\"rate limit exceeded: 429 Too Many Requests\"}}"}"#,
     ),
@@ -560,6 +564,7 @@ fn a_middle_boxs_refusal_is_never_the_providers() {
     let boxes: Vec<(&str, u16, serde_json::Value, String, Option<&str>)> = vec![
         ("nginx limit_req", 429, json!({"server": "nginx"}), nginx("429 Too Many Requests"), named),
         ("nginx limit_req", 503, json!({"server": "nginx"}), nginx("503 Service Temporarily Unavailable"), named),
+        ("nginx, a status of its owner's choice", 529, json!({"server": "nginx"}), nginx("529"), either),
         ("openresty", 429, json!({}), nginx("429 Too Many Requests").replace("nginx/1.27.0", "openresty"), named),
         ("cloudflare", 429, json!({"server": "cloudflare", "cf-ray": "8e6-SJC"}), "error code: 1015".into(), named),
         ("cloudflare", 429, json!({"server": "cloudflare", "content-type": "text/html"}),

@@ -2,7 +2,7 @@
 
 use super::answered::GATEWAY_LIMITERS;
 use super::words::{CLAUDE_CODE, LITELLM_LIMITER};
-use super::{IS_429, LIMITED, PAGE, PROVIDER_ANSWERED, REFUSED, rule};
+use super::{IS_429, LIMITED, PAGE, PROVIDER_ANSWERED, REFUSED, REFUSED_AS_SUCH, rule};
 use crate::observation::Mark;
 use crate::owner::cond::{Cond, Fact, Pick};
 use crate::owner::verdict::{Class, Confidence, Rule, Rung};
@@ -170,11 +170,16 @@ pub(super) static RULES: &[Rule] = &[
         Rung::Code,
         Class::ProviderOverload,
         Confidence::Exact,
-        "overloaded_error or status 529: the provider's capacity, nobody's quota.",
+        "overloaded_error or status 529: the provider's capacity, nobody's quota. A box that names itself speaks for itself, and a request that is refused as such quotes.",
         Any(&[
-            Status(&[529]),
-            Type(&["overloaded_error", "engine_overloaded_error", "ServerOverloaded"]),
-            Says(&["model_capacity_exhausted", "engine_overloaded_error"]),
+            All(&[Status(&[529]), Not(&Bears(Mark::Box)), Not(&PAGE)]),
+            All(&[
+                Not(&REFUSED_AS_SUCH),
+                Any(&[
+                    Type(&["overloaded_error", "engine_overloaded_error", "ServerOverloaded"]),
+                    Says(&["model_capacity_exhausted", "engine_overloaded_error"]),
+                ]),
+            ]),
         ]),
         Pick::Nothing,
     ),

@@ -1,9 +1,10 @@
 //! What is decided before any proof is weighed: successes, silence, and requests that cannot pass.
 
 use super::rule;
+use crate::observation::Mark;
 use crate::owner::cond::{Cond, Fact, Pick};
 use crate::owner::verdict::{Class, Confidence, Rule, Rung};
-use Cond::{All, Any, Is, MessageIs, Not, Path, Says, Status, Type};
+use Cond::{All, Any, Bears, Is, MessageIs, Not, Path, Says, Status, Type};
 
 pub(super) static RULES: &[Rule] = &[
     rule(
@@ -22,6 +23,15 @@ pub(super) static RULES: &[Rule] = &[
         Confidence::Exact,
         "No response came: the upstream could not be reached or broke off.",
         Is(Fact::NoResponse),
+        Pick::Nothing,
+    ),
+    rule(
+        "own_response",
+        Rung::AnsweredBy,
+        Class::NotALimit,
+        Confidence::Exact,
+        "Plimsoll answered by itself and asked nobody: its configuration, its memory or its upstream is at fault, as the text says.",
+        All(&[Bears(Mark::Plimsoll), Not(&Is(Fact::Success))]),
         Pick::Nothing,
     ),
     rule(

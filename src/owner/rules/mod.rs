@@ -65,6 +65,9 @@ const fn cooldown(row: Rule) -> Rule {
     Rule { cooldown: true, ..row }
 }
 
+/// Statuses that refuse the request itself: what their text says of load is what the request said.
+const REFUSED_AS_SUCH: Cond = Cond::Status(&[400, 401, 403, 404, 405, 413, 415, 422]);
+
 /// Status 429.
 const IS_429: Cond = Cond::Status(&[429]);
 

@@ -1,7 +1,7 @@
 //! The wording, where codes and headers are silent.
 
 use super::answered::GATEWAY_LIMITERS;
-use super::{IS_429, PAGE, REFUSED, rule};
+use super::{IS_429, PAGE, REFUSED, REFUSED_AS_SUCH, rule};
 use crate::observation::Client;
 use crate::owner::cond::{Cond, Fact, Pick};
 use crate::owner::verdict::{Class, Confidence, Rule, Rung};
@@ -403,6 +403,7 @@ pub(super) static OTHERS: &[Rule] = &[
         "The text speaks of load, demand or capacity, and names nobody's quota. With 429 or 503 it may be any box's: there a model API's marks stand beside it.",
         All(&[
             Any(&[Not(&Status(&[429, 503])), Is(Fact::FromModelApi)]),
+            Not(&REFUSED_AS_SUCH),
             Says(&[
                 "overloaded",
                 "at capacity",

@@ -99,6 +99,7 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::overload::Level;
     use std::task::Waker;
 
     #[test]
@@ -116,5 +117,18 @@ mod tests {
         assert!(hold.poll_room(&cx).is_ready());
         drop(first);
         assert_eq!(hold.in_hand.bytes.load(Acquire), 0);
+    }
+
+    #[test]
+    fn while_memory_is_short_a_body_has_one_frame_in_hand() {
+        let overload = Overload::new(None);
+        overload.set(Level::Pressing);
+        let hold = Hold::new(&overload);
+        let cx = Context::from_waker(Waker::noop());
+        assert!(hold.poll_room(&cx).is_ready());
+        let frame = hold.take(Bytes::from_static(b"x"));
+        assert!(hold.poll_room(&cx).is_pending());
+        drop(frame);
+        assert!(hold.poll_room(&cx).is_ready());
     }
 }
