@@ -181,14 +181,11 @@ struct Shared {
 
 impl Shared {
     fn new(
-        memory: Option<u64>,
         ledger: Arc<Ledger>,
         observations: mpsc::Sender<Observation>,
         read_head: ReadHead,
-        stats: &Arc<Stats>,
+        overload: Overload,
     ) -> Self {
-        let overload = Overload::new(memory);
-        overload.watch(stats);
         let decoders = usize::try_from(overload.limit() / DECODERS).unwrap_or(usize::MAX);
         let decoders = DecoderBudget::new(decoders);
         Self { ledger, observations, next_id: Arc::default(), read_head, decoders, overload }
@@ -214,13 +211,8 @@ pub async fn start(mut config: Config, mut seams: Seams) -> Result<Running, AppE
     let ledger = Arc::new(Ledger::new(config.max_totals));
     let mut faults = Faults { lenient: seams.lenient, all: Vec::new() };
     let admin = metrics_port(&config, seams.admin.take()).await?;
-    let shared = Shared::new(
-        seams.memory.or(config.memory_limit),
-        ledger.clone(),
-        observations,
-        seams.read_head(),
-        &stats,
-    );
+    let overload = Overload::watched(seams.memory.or(config.memory_limit), &stats);
+    let shared = Shared::new(ledger.clone(), observations, seams.read_head(), overload);
     let meter = meter(&config, &shared, &stats, &clock);
     let hops = first_hops(&mut config, meter, &mut faults).await?;
     let (rules, rules_rx) = watch::channel(rules_of(&config));

@@ -233,15 +233,17 @@ impl Overload {
         if plenty { LOOK } else { CLOSE_LOOK }
     }
 
-    /// Looks after the memory until the last other clone is gone. On a thread of its own: it has to
-    /// look when all others are busy.
-    pub fn watch(&self, stats: &Arc<Stats>) {
-        stats.memory_limit.set(self.0.limit);
-        let (state, stats) = (Arc::downgrade(&self.0), stats.clone());
+    /// The same, looked after until its last clone is gone. On a thread of its own: it has to look
+    /// when all others are busy.
+    pub fn watched(limit: Option<u64>, stats: &Arc<Stats>) -> Self {
+        let overload = Self::new(limit);
+        stats.memory_limit.set(overload.limit());
+        let (state, stats) = (Arc::downgrade(&overload.0), stats.clone());
         let watching = move || watch(&state, &stats);
         if let Err(error) = std::thread::Builder::new().name("memory".into()).spawn(watching) {
             tracing::error!(%error, "nobody looks after the memory");
         }
+        overload
     }
 }
 
@@ -527,10 +529,8 @@ mod tests {
 
     #[test]
     fn nobody_looks_once_nobody_asks() {
-        let overload = Overload::new(Some(1 << 40));
         let stats = Arc::new(Stats::default());
-        overload.watch(&stats);
-        drop(overload);
+        drop(Overload::watched(Some(1 << 40), &stats));
         while Arc::strong_count(&stats) > 1 {
             std::thread::yield_now();
         }

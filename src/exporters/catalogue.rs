@@ -544,6 +544,14 @@ fn route_points(stats: &Stats, push: &mut Push<'_>) {
     }
 }
 
+fn memory(stats: &Stats, push: &mut Push<'_>) {
+    // Nobody looks after it where nothing runs.
+    if stats.memory_limit.get() > 0 {
+        push(&MEMORY_HELD, Point::new(Arc::default(), Value::Whole(stats.memory_held.get())));
+        push(&MEMORY_LIMIT, Point::new(Arc::default(), Value::Whole(stats.memory_limit.get())));
+    }
+}
+
 fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
     let hop = || known(vec![(key::SOURCE, Cow::Borrowed("hop"))]);
     push(&SOURCE_UP, Point::new(hop(), Value::Whole(1)));
@@ -576,10 +584,7 @@ fn own_points(snapshot: &Snapshot, stats: &Stats, push: &mut Push<'_>) {
     if snapshot.at > Timestamp::default() {
         push(&ENGINE_TIME, Point::new(Arc::default(), Value::Real(snapshot.at.secs_f64())));
     }
-    if stats.memory_limit.get() > 0 {
-        push(&MEMORY_HELD, Point::new(Arc::default(), Value::Whole(stats.memory_held.get())));
-        push(&MEMORY_LIMIT, Point::new(Arc::default(), Value::Whole(stats.memory_limit.get())));
-    }
+    memory(stats, push);
     push(&RELOAD_OK, Point::new(Arc::default(), Value::Whole(1 - stats.last_reload_refused.get().min(1))));
     if stats.last_reload_at.get() > 0 {
         push(&RELOAD_TIME, Point::new(Arc::default(), Value::Whole(stats.last_reload_at.get())));

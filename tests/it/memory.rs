@@ -246,7 +246,7 @@ where
 {
     let upstream = upstream_of_all_kinds().await;
     let mut sidecar = Confined::start(&route_to(upstream.address)).await;
-    let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    let client = reqwest::Client::new();
     assert!(is_served(&client, sidecar.hop).await);
     sidecar.assert_well(&format!("{name}, before")).await;
     let hostile = come(sidecar.hop, Hostile::new()).await;

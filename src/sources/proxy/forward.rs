@@ -18,6 +18,7 @@ use super::tunnel;
 use super::upstream::{Lease, Upstream, UpstreamError};
 use super::wire::Line;
 use crate::config::{Closed, Route};
+use crate::dialects::places;
 use crate::ledger::InFlight;
 use crate::observation::Outcome;
 use crate::overload::Admitted;
@@ -106,7 +107,8 @@ impl Forwarder {
         }
         let Some(admitted) = self.meter.overload.admit() else {
             self.meter.stats.overloaded.up();
-            return Box::pin(no_memory(request)).await;
+            let surface = self.surface(request.uri().path());
+            return Box::pin(no_memory(request, surface)).await;
         };
         // The library keeps room for this future until the response has passed: what an exchange needs only until the
         // response begins is not to be part of it.
@@ -178,6 +180,14 @@ impl Forwarder {
             prefixes.join(", ")
         );
         own_response(surface, StatusCode::NOT_FOUND, &text)
+    }
+
+    /// The surface whose API a path speaks, as far as it is known before the call is looked at.
+    fn surface(&self, path: &str) -> Surface {
+        let route = self.target(path).ok().map(|target| &target.route);
+        let of_host = |route: &Arc<Route>| route.upstream.host().and_then(places::surface_of_host);
+        let known = route.and_then(|route| route.surface.or_else(|| of_host(route)));
+        spoken(known.unwrap_or(Surface::Unknown), path)
     }
 
     /// The route of a path. Where the one that is meant cannot be used, nobody else's upstream is asked instead.
@@ -505,7 +515,7 @@ fn upstream_uri(route: &Route, uri: &Uri) -> Option<Uri> {
 
 /// Tells a caller to come back in a second. What it sends is read first, and let go: a connection that is closed before
 /// that is reset, and the caller may never see the answer. Reading takes memory too, so only a few are read at once.
-async fn no_memory(request: Request<Incoming>) -> Response<AnswerBody> {
+async fn no_memory(request: Request<Incoming>, surface: Surface) -> Response<AnswerBody> {
     let (head, mut body) = request.into_parts();
     let turn = if head.headers.contains_key(header::EXPECT) { None } else { LETTING_GO.try_acquire().ok() };
     if let Some(_turn) = turn {
@@ -521,7 +531,7 @@ async fn no_memory(request: Request<Incoming>) -> Response<AnswerBody> {
             tracing::debug!("a request that was refused was too slow to be read");
         }
     }
-    memory_is_short(spoken(Surface::Unknown, head.uri.path()), head.version)
+    memory_is_short(surface, head.version)
 }
 
 fn memory_is_short(surface: Surface, version: Version) -> Response<AnswerBody> {

@@ -448,6 +448,33 @@ mod tests {
         }
     }
 
+    async fn read(wire: &mut Wire<TokioIo<TcpStream>>) -> io::Result<usize> {
+        let mut room = vec![0; 10 * MAX_READ];
+        let mut buf = ReadBuf::new(&mut room);
+        std::future::poll_fn(|cx| Pin::new(&mut *wire).poll_read(cx, buf.unfilled())).await?;
+        Ok(buf.filled().len())
+    }
+
+    /// However much room hyper offers: frames are as large as what is read at once.
+    #[tokio::test]
+    async fn a_read_is_small_and_a_peer_that_only_sends_is_cut_once_memory_is_all_but_gone() {
+        let (mut client, server) = pair().await;
+        let overload = Overload::new(None);
+        let mut wire = Wire::new(TokioIo::new(server), Bytes::new()).guarded(&overload);
+        client.write_all(&[0; 3 * MAX_UNANSWERED]).await.unwrap();
+        let mut taken = 0;
+        while taken <= MAX_UNANSWERED {
+            let n = read(&mut wire).await.unwrap();
+            assert!((1..=MAX_READ).contains(&n), "{n}");
+            taken += n;
+        }
+        assert!(read(&mut wire).await.is_ok(), "there is memory");
+        overload.set(crate::overload::Level::Critical);
+        assert_eq!(read(&mut wire).await.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        std::future::poll_fn(|cx| Pin::new(&mut wire).poll_write(cx, b"a word")).await.unwrap();
+        assert!(read(&mut wire).await.is_ok(), "it was answered");
+    }
+
     /// Nobody reads, as under back-pressure; what waits in front of the client's end does not hide it.
     #[tokio::test]
     async fn a_look_finds_the_end_of_a_client_behind_bytes_that_nobody_reads() {
