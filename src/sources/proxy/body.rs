@@ -163,6 +163,7 @@ enum Source {
     /// The caller's, as it comes.
     Passing(Incoming),
     /// The caller's, whole: it is signed.
+    #[cfg(feature = "aws")]
     Signed(Full<Bytes>),
     /// Given back.
     Gone,
@@ -233,6 +234,7 @@ impl RequestBody {
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let inner = match &mut self.source {
             Source::Passing(inner) => inner,
+            #[cfg(feature = "aws")]
             Source::Signed(inner) => {
                 return Pin::new(inner).poll_frame(cx).map_err(|never| match never {});
             }
@@ -332,6 +334,7 @@ impl Body for RequestBody {
         }
         match &self.source {
             Source::Passing(inner) => inner.is_end_stream(),
+            #[cfg(feature = "aws")]
             Source::Signed(inner) => inner.is_end_stream(),
             Source::Gone => true,
         }
@@ -340,6 +343,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         let mut hint = match &self.source {
             Source::Passing(inner) => inner.size_hint(),
+            #[cfg(feature = "aws")]
             Source::Signed(inner) => inner.size_hint(),
             Source::Gone => SizeHint::with_exact(0),
         };
